@@ -1,0 +1,63 @@
+#include "bindings/arguments.h"
+
+namespace kvcore::bindings {
+
+std::string describe(py::handle object) {
+  std::string text = Py_TYPE(object.ptr())->tp_name;
+  if (py::hasattr(object, "shape") && py::hasattr(object, "dtype")) {
+    return text + " of dtype " + std::string(py::str(object.attr("dtype"))) + " and shape " +
+           std::string(py::str(object.attr("shape")));
+  }
+  std::string repr = py::repr(object);
+  return repr.size() <= 60 ? text + " " + repr : text;
+}
+
+int64_t integer_argument(py::handle object, const char* argument, int64_t low, int64_t high) {
+  std::string allowed = std::string(argument) + " must be an int from " + std::to_string(low) +
+                        " to " + std::to_string(high) + ", got " + describe(object);
+  py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
+  if (!index || PyBool_Check(object.ptr())) {
+    PyErr_Clear();
+    throw py::type_error(allowed);
+  }
+  int overflow = 0;
+  int64_t value = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
+  if (overflow != 0 || value < low || value > high) throw py::value_error(allowed);
+  return value;
+}
+
+std::string string_argument(py::handle object, const char* argument) {
+  if (!py::isinstance<py::str>(object)) {
+    throw py::type_error(std::string(argument) + " must be a str, got " + describe(object));
+  }
+  return object.cast<std::string>();
+}
+
+Buffer::Buffer(py::handle object, const char* argument, const char* allowed) {
+  if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) != 0) {
+    PyErr_Clear();
+    throw py::type_error(std::string(argument) + " must be " + allowed + ", got " +
+                         describe(object));
+  }
+}
+
+HashesArgument::HashesArgument(py::handle object, const char* argument)
+    : buffer_(object, argument, "a C-contiguous uint8[n, 16] array") {
+  const Py_buffer& view = buffer_.view();
+  if (view.ndim != 2 || view.shape[1] != sizeof(BlockHash) || view.itemsize != 1 ||
+      (view.format != nullptr && view.format[0] != 'B')) {
+    throw py::value_error(std::string(argument) +
+                          " must be a C-contiguous uint8[n, 16] array, got " + describe(object));
+  }
+  hashes_ = {static_cast<const BlockHash*>(view.buf), static_cast<size_t>(view.shape[0])};
+}
+
+py::array_t<uint8_t> new_hash_array(size_t rows) {
+  return py::array_t<uint8_t>({rows, sizeof(BlockHash)});
+}
+
+std::span<BlockHash> rows_of(py::array_t<uint8_t>& array) {
+  return {reinterpret_cast<BlockHash*>(array.mutable_data()), static_cast<size_t>(array.shape(0))};
+}
+
+}  // namespace kvcore::bindings

@@ -1,0 +1,11 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace kvcore::bindings {
+
+// One function a concept; module.cpp calls them in the order of the layers.
+void register_hash(pybind11::module_& module);
+void register_cache(pybind11::module_& module);
+
+}  // namespace kvcore::bindings

@@ -1,0 +1,355 @@
+#include "cache/prefix_cache.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "common/check.h"
+
+namespace kvcore {
+
+std::shared_ptr<PrefixCache> PrefixCache::create(uint64_t num_blocks, std::string policy) {
+  if (num_blocks < 1 || num_blocks > kMaxBlocks) {
+    throw std::invalid_argument("num_blocks must be from 1 to " + std::to_string(kMaxBlocks) +
+                                ", got " + std::to_string(num_blocks));
+  }
+  std::shared_ptr<PrefixCache> cache(
+      new PrefixCache(static_cast<uint32_t>(num_blocks), std::move(policy)));
+  if (cache->policy_ == nullptr) {
+    throw std::invalid_argument("policy must be one of " + std::string(policy_names()) +
+                                ", got \"" + cache->policy_name_ + "\"");
+  }
+  return cache;
+}
+
+// Every span has a block of its own but the vacant ones. Those are rare; where records run out all
+// the same, requests are bypassed.
+PrefixCache::PrefixCache(uint32_t num_blocks, std::string policy)
+    : num_blocks_(num_blocks),
+      policy_name_(std::move(policy)),
+      table_(size_t{num_blocks} * 2 + 1024),
+      policy_(make_policy(policy_name_, table_, num_blocks)),
+      free_ids_(num_blocks) {}
+
+size_t PrefixCache::match(std::span<const BlockHash> hashes) const {
+  std::lock_guard lock(mutex_);
+  size_t matched = 0;
+  for (SpanId at = kRootSpan;;) {
+    auto [id, blocks] = table_.step(at, hashes.subspan(matched));
+    if (id == kRootSpan) return matched;
+    uint32_t visible = std::min<uint32_t>(blocks, table_[id].filled);
+    matched += visible;
+    if (visible < table_[id].length) return matched;
+    at = id;
+  }
+}
+
+Lease PrefixCache::acquire(std::span<const BlockHash> hashes, const RequestInfo& request) {
+  Lease lease(shared_from_this());
+  std::lock_guard lock(mutex_);
+  path_.clear();
+  size_t matched = 0;
+  for (SpanId at = kRootSpan;;) {
+    auto [id, blocks] = table_.step(at, hashes.subspan(matched));
+    if (id == kRootSpan) break;
+    uint32_t visible = std::min<uint32_t>(blocks, table_[id].filled);
+    bool whole = visible == table_[id].length;
+    if (visible == 0 || (!whole && !table_.has_room(1))) break;
+    matched += visible;
+    at = path_.emplace_back(whole ? id : split(id, visible));
+    if (!whole) break;
+  }
+  if (matched == 0) return lease;
+  policy_->touch(path_, request.serial);
+  hold(lease.last_ = path_.back());
+  ++num_leases_;
+  lease.block_ids_.reserve(matched);
+  for (SpanId id : path_) {
+    std::span<const BlockId> ids = table_.block_ids(id);
+    lease.block_ids_.insert(lease.block_ids_.end(), ids.begin(), ids.end());
+  }
+  return lease;
+}
+
+Reservation PrefixCache::reserve(std::span<const BlockHash> hashes, const RequestInfo& request) {
+  Reservation reservation(shared_from_this());
+  reservation.states_.assign(hashes.size(), BlockState::kBypassed);
+  std::lock_guard lock(mutex_);
+  size_t known = walk(hashes);
+  SpanId deepest = path_.empty() ? kRootSpan : path_.back();
+  std::span<const BlockHash> missing = hashes.subspan(known);
+  if (!table_.has_room(missing.size() / kMaxSpanBlocks + 2)) missing = {};
+
+  uint64_t wanted = missing.size();
+  for (SpanId id : path_) wanted += table_[id].vacant ? table_[id].length : 0;
+  hold(deepest);
+  uint32_t remembered = missing.empty() ? 0 : policy_->remember(missing);
+  make_room(wanted, reservation);
+
+  auto state = reservation.states_.begin();
+  for (size_t i = 0; i < path_.size(); ++i) {
+    Span& span = table_[path_[i]];
+    if (span.vacant && span.length > free_ids_.available()) {
+      path_.resize(i);  // what lies below is of no use without it
+      missing = {};
+      break;
+    }
+    if (span.vacant) {
+      adopt(path_[i], reservation);
+      state = std::fill_n(state, span.length, BlockState::kNew);
+    } else {
+      state = std::fill_n(state, span.filled, BlockState::kPresent);
+      state = std::fill_n(state, span.length - span.filled, BlockState::kInFlight);
+    }
+  }
+
+  size_t taken = std::min<size_t>(missing.size(), free_ids_.available());
+  std::fill_n(state, taken, BlockState::kNew);
+  SpanId last = deepest;
+  for (size_t begin = 0; begin < taken;) {
+    size_t border = begin < remembered ? std::min<size_t>(remembered, taken) : taken;
+    size_t blocks = std::min<size_t>(border - begin, kMaxSpanBlocks);
+    last = append(last, missing.subspan(begin, blocks), begin < remembered, reservation);
+    begin += blocks;
+  }
+  if (taken > 0) reservation.pieces_.push_back({last, static_cast<uint32_t>(taken)});
+
+  for (uint32_t i = 0; i < hashes.size(); ++i) {
+    if (reservation.states_[i] == BlockState::kNew) reservation.new_positions_.push_back(i);
+  }
+  policy_->touch(path_, request.serial);
+  unhold(deepest);
+  return reservation;
+}
+
+void PrefixCache::finish(const RequestInfo&, uint64_t) {
+  std::lock_guard lock(mutex_);
+  ++finished_requests_;
+}
+
+CacheStats PrefixCache::stats() const {
+  std::lock_guard lock(mutex_);
+  CacheStats stats;
+  stats.num_blocks = num_blocks_;
+  stats.free_blocks = free_ids_.available();
+  stats.in_flight_blocks = in_flight_blocks_;
+  stats.num_leases = num_leases_;
+  stats.num_spans = table_.num_spans();
+  stats.evictions = evictions_;
+  stats.finished_requests = finished_requests_;
+  stats.metadata_bytes = table_.bytes() + policy_->bytes() + free_ids_.bytes();
+  return stats;
+}
+
+// Leaves in path_ the spans that `hashes` begin with, whatever their state, splitting the last one
+// where they part or stop. Answers how many blocks these are.
+size_t PrefixCache::walk(std::span<const BlockHash> hashes) {
+  path_.clear();
+  size_t covered = 0;
+  for (SpanId at = kRootSpan;;) {
+    auto [id, blocks] = table_.step(at, hashes.subspan(covered));
+    if (id == kRootSpan) return covered;
+    bool whole = blocks == table_[id].length;
+    if (!whole && !table_.has_room(1)) return covered;
+    covered += blocks;
+    at = path_.emplace_back(whole ? id : split(id, blocks));
+    if (!whole) return covered;
+  }
+}
+
+SpanId PrefixCache::split(SpanId id, uint32_t at) {
+  SpanId head = table_.split(id, at);
+  policy_->split(head, id);
+  if (table_[head].in_flight()) hold(head);
+  return head;
+}
+
+void PrefixCache::make_room(uint64_t wanted, Reservation& reservation) {
+  while (free_ids_.available() < wanted) {
+    auto [id, blocks] = policy_->oldest();
+    if (id == kRootSpan) return;
+    blocks = static_cast<uint32_t>(std::min<uint64_t>(blocks, wanted - free_ids_.available()));
+    std::span<const BlockHash> hashes = table_.hashes(id).last(blocks);
+    std::span<const BlockId> ids = table_.block_ids(id).last(blocks);
+    reservation.evicted_hashes_.insert(reservation.evicted_hashes_.end(), hashes.begin(),
+                                       hashes.end());
+    reservation.evicted_ids_.insert(reservation.evicted_ids_.end(), ids.begin(), ids.end());
+    free_ids_.give_back(ids);
+    evictions_ += blocks;
+    policy_->evict(id, blocks);
+    if (blocks < table_[id].length) {
+      table_.trim(id, blocks);
+    } else {
+      remove(id);
+    }
+  }
+}
+
+// Gives a vacant span ids, for the reservation to fill.
+void PrefixCache::adopt(SpanId id, Reservation& reservation) {
+  Span& span = table_[id];
+  std::span<BlockId> ids = table_.block_ids(id);
+  free_ids_.take(ids);
+  reservation.block_ids_.insert(reservation.block_ids_.end(), ids.begin(), ids.end());
+  reservation.pieces_.push_back({id, span.length});
+  span.vacant = false;
+  hold(id);
+  in_flight_blocks_ += span.length;
+  policy_->enter(id, true);
+}
+
+SpanId PrefixCache::append(SpanId parent, std::span<const BlockHash> hashes, bool known,
+                           Reservation& reservation) {
+  size_t before = reservation.block_ids_.size();
+  reservation.block_ids_.resize(before + hashes.size());
+  std::span<BlockId> ids = std::span(reservation.block_ids_).subspan(before);
+  free_ids_.take(ids);
+  SpanId id = table_.append(parent, hashes, ids);
+  hold(id);
+  in_flight_blocks_ += static_cast<uint32_t>(hashes.size());
+  policy_->enter(id, known);
+  return path_.emplace_back(id);
+}
+
+void PrefixCache::unhold(SpanId id) noexcept {
+  if (--table_[id].holds == 0) settle(id);
+}
+
+// Nothing holds the span any more: it may be evicted, or if it is vacant, nobody needs it.
+void PrefixCache::settle(SpanId id) noexcept {
+  if (table_[id].vacant) {
+    remove(id);
+  } else {
+    policy_->free(id);
+  }
+}
+
+void PrefixCache::remove(SpanId id) noexcept {
+  SpanId parent = table_[id].parent;
+  table_.remove(id);
+  if (table_[parent].holds == 0) settle(parent);
+}
+
+// The writer of a span gives up what it has not committed. Answers the span above.
+SpanId PrefixCache::give_up(SpanId id) noexcept {
+  uint32_t filled = table_[id].filled;
+  bool needed = table_[id].holds > 1;  // by more than its writer
+  if (needed && filled > 0) split(id, std::exchange(filled, 0));
+  Span& span = table_[id];
+  SpanId above = span.parent;
+  uint32_t blocks = span.length - filled;
+  free_ids_.give_back(table_.block_ids(id).last(blocks));
+  in_flight_blocks_ -= blocks;
+  policy_->withdraw(id, blocks);
+  --span.holds;
+  if (needed) {
+    span.vacant = true;
+  } else if (filled == 0) {
+    remove(id);
+  } else {
+    table_.trim(id, blocks);
+    settle(id);
+  }
+  return above;
+}
+
+void Lease::release() noexcept {
+  if (cache_ == nullptr) return;  // moved from
+  std::lock_guard lock(cache_->mutex_);
+  if (last_ == kRootSpan) return;
+  cache_->unhold(std::exchange(last_, kRootSpan));
+  --cache_->num_leases_;
+}
+
+bool Reservation::commit(size_t count) noexcept {
+  std::lock_guard lock(cache_->mutex_);
+  if (!open_ || count < committed_ || count > block_ids_.size()) return false;
+  size_t begin = 0;
+  for (Piece piece : pieces_) {
+    size_t end = begin + piece.blocks;
+    if (end > committed_ && begin < count) {
+      cache_->collect(piece);
+      for (SpanId id : cache_->path_) {
+        Span& span = cache_->table_[id];
+        auto filled = static_cast<uint16_t>(std::min<size_t>(count - std::min(count, begin), span.length));
+        begin += span.length;
+        if (filled <= span.filled) continue;
+        cache_->in_flight_blocks_ -= filled - span.filled;
+        span.filled = filled;
+        if (span.committed()) cache_->unhold(id);
+      }
+    }
+    begin = end;
+  }
+  committed_ = count;
+  return true;
+}
+
+void Reservation::abort() noexcept {
+  if (cache_ == nullptr) return;  // moved from
+  std::lock_guard lock(cache_->mutex_);
+  if (!std::exchange(open_, false)) return;
+  size_t begin = block_ids_.size();
+  for (auto piece = pieces_.rbegin(); piece != pieces_.rend() && begin > committed_; ++piece) {
+    size_t left = std::min<size_t>(begin - committed_, piece->blocks);
+    for (SpanId id = piece->last; left > 0;) {
+      const Span& span = cache_->table_[id];
+      left -= span.length - span.filled;
+      id = cache_->give_up(id);
+    }
+    begin -= piece->blocks;
+  }
+}
+
+// Leaves in path_ the spans of a piece, from the top down.
+void PrefixCache::collect(Reservation::Piece piece) {
+  path_.clear();
+  SpanId id = piece.last;
+  for (uint32_t left = piece.blocks; left > 0; id = table_[id].parent) {
+    left -= table_[id].length;
+    path_.push_back(id);
+  }
+  std::reverse(path_.begin(), path_.end());
+}
+
+size_t Reservation::num_committed() const noexcept {
+  std::lock_guard lock(cache_->mutex_);
+  return committed_;
+}
+
+bool Reservation::is_open() const noexcept {
+  std::lock_guard lock(cache_->mutex_);
+  return open_;
+}
+
+void PrefixCache::check_invariants() const {
+  std::lock_guard lock(mutex_);
+  table_.check_invariants();
+  policy_->check_invariants();
+  std::vector<int64_t> leases(table_.record_limit());
+  std::vector<bool> owned(num_blocks_);
+  auto own = [&](BlockId id) {
+    KV_INVARIANT(index_of(id) < num_blocks_ && !owned[index_of(id)]);
+    owned[index_of(id)] = true;
+  };
+  free_ids_.for_each(own);
+  uint32_t in_flight = 0;
+  table_.for_each([&](SpanId id) {
+    const Span& span = table_[id];
+    leases[index_of(id)] += span.holds - (span.in_flight() ? 1 : 0);
+    --leases[index_of(span.parent)];
+    KV_INVARIANT(!span.vacant || span.holds > 0);
+    if (span.vacant) return;
+    in_flight += span.length - span.filled;
+    for (BlockId block : table_.block_ids(id)) own(block);
+  });
+  KV_INVARIANT(std::find(owned.begin(), owned.end(), false) == owned.end());
+  KV_INVARIANT(in_flight == in_flight_blocks_);
+  int64_t num_leases = 0;
+  for (size_t i = 1; i < leases.size(); ++i) {
+    KV_INVARIANT(leases[i] >= 0);
+    num_leases += leases[i];
+  }
+  KV_INVARIANT(num_leases == num_leases_);
+}
+
+}  // namespace kvcore

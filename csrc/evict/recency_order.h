@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstddef>
+
+#include "evict/span_list.h"
+
+namespace kvcore {
+
+// Spans by the time of their last touch, oldest first; leaves come before what they hang from.
+//
+// Whoever touches a span touches all spans above it, so the spans that one touch was the last to
+// reach form one unbroken piece of a chain: a group (equal `stamp`, equal `list`). Only its
+// deepest span stands in the list, for all of them (Place::kListed; the others are kInside). When
+// it leaves, the span above takes its place. So touching a chain of any number of spans moves one
+// link, and the order is exactly that of a list of blocks touched deepest first.
+//
+// The oldest listed span is a leaf, since its children were touched no later, unless a lease or a
+// writer holds it or something below. oldest() takes such a span out (kParked) and free() brings
+// it back to its place, so each touch is parked at most once and the next leaf is found in O(1)
+// amortised. The way back is a walk over those that came back before and are older still.
+//
+// Does not own the spans. Not thread safe.
+class RecencyOrder {
+ public:
+  explicit RecencyOrder(BlockTable& table) : table_(table), list_(table) {}
+
+  // A group has been touched: `deepest` stands for it, as the newest.
+  void push(SpanId deepest) noexcept {
+    list_.push_back(deepest);
+    table_[deepest].place = Place::kListed;
+  }
+
+  // A span is about to be touched again.
+  void take_out(SpanId id) noexcept {
+    Span& span = table_[id];
+    if (span.place == Place::kListed) list_.erase(id);
+    span.place = Place::kInside;
+  }
+
+  // A span's blocks have gone.
+  void remove(SpanId id) noexcept;
+
+  // The last hold on a span has gone.
+  void free(SpanId id) noexcept;
+
+  // The oldest span that nothing holds, or kRootSpan.
+  SpanId oldest() noexcept;
+
+  // The oldest span that is not parked, and the oldest of those that nothing holds (found by
+  // walking over those held, none is parked). kRootSpan: there is none.
+  SpanId front() const noexcept { return list_.front(); }
+  SpanId first_leaf() const noexcept;
+
+  // Throws std::logic_error. `list` is the value of Span::list of the spans in this order.
+  void check_invariants(uint8_t list) const;
+
+ private:
+  SpanId above_in_group(SpanId id) const noexcept;
+
+  BlockTable& table_;
+  SpanList list_;
+};
+
+}  // namespace kvcore

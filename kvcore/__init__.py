@@ -1,0 +1,34 @@
+"""kvcore: keep, find, move and share the KV-cache blocks of LLM inference engines."""
+
+try:
+    from kvcore._core import (
+        POLICIES,
+        BlockState,
+        CacheStats,
+        Evicted,
+        Lease,
+        PrefixCache,
+        RequestInfo,
+        Reservation,
+    )
+except ImportError as error:
+    raise ImportError(
+        "kvcore's native modules are not built for this Python; build them with: pip install ."
+    ) from error
+from kvcore.hashing import BlockHasher, Namespace, fold
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "POLICIES",
+    "BlockHasher",
+    "BlockState",
+    "CacheStats",
+    "Evicted",
+    "Lease",
+    "Namespace",
+    "PrefixCache",
+    "RequestInfo",
+    "Reservation",
+    "fold",
+]

@@ -1,0 +1,198 @@
+"""`kvcore replay`: hit ratios of traces by policy and capacity."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+
+import click
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from kvcore._core import PrefixCache
+from kvcore.cli import InputError
+from kvcore.machine import check_writable, replace_file, usable_cores, write_report
+from kvcore.sim import Capacity, ReplayResult, Trace, TraceError, read_trace, sweep
+
+_PIPED_WIDTH = 160
+
+
+@click.command()
+@click.argument(
+    "traces", metavar="TRACE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--policy", "policies", default="lru,arc", show_default=True, help="Policies, with commas."
+)
+@click.option(
+    "--capacity",
+    "capacities",
+    metavar="CAPACITY",
+    default="0.5%,1%,2%,5%",
+    show_default=True,
+    help="Shares of a trace's unique blocks (0.5%) or numbers of blocks (4096), with commas.",
+)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write a report here.")
+@click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="Draw a PNG here.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), help="Processes at a time, by default one a core."
+)
+def replay(
+    traces: tuple[Path, ...],
+    policies: str,
+    capacities: str,
+    json_path: Path | None,
+    plot_path: Path | None,
+    jobs: int | None,
+) -> None:
+    """Replay traces through the cache: hit ratio by policy and capacity.
+
+    A TRACE is Mooncake JSONL, Qwen-Bailian JSONL or kvt CSV, plain or compressed with gzip or
+    zstd; what it is shows from its content.
+    """
+    policy_names = _policies(policies)
+    sizes = _capacities(capacities)
+    _check_outputs(json_path, plot_path)
+    with _progress(len(traces) + len(traces) * len(policy_names) * len(sizes)) as advance:
+        try:
+            with _terminable():
+                results = sweep(
+                    _read(traces, advance),
+                    policy_names,
+                    sizes,
+                    jobs or usable_cores(),
+                    lambda result: advance("replaying"),
+                )
+        except BrokenProcessPool:
+            raise click.ClickException(
+                "a replay process died; was there too little memory?"
+            ) from None
+    _print_table(results)
+    if json_path is not None:
+        write_report(json_path, [asdict(result) for result in results])
+    if plot_path is not None:
+        from kvcore.cli.plot import hit_ratio_png
+
+        replace_file(plot_path, hit_ratio_png(results))
+
+
+def _policies(text: str) -> list[str]:
+    names = list(dict.fromkeys(text.split(",")))
+    for name in names:
+        try:
+            PrefixCache(1, name)
+        except ValueError as error:
+            raise InputError(f"--policy: {error}") from None
+    return names
+
+
+def _capacities(text: str) -> list[Capacity]:
+    try:
+        return [Capacity(part.strip()) for part in dict.fromkeys(text.split(","))]
+    except ValueError as error:
+        raise InputError(f"--capacity: {error}") from None
+
+
+def _check_outputs(json_path: Path | None, plot_path: Path | None) -> None:
+    for option, path in (("--json", json_path), ("--plot", plot_path)):
+        try:
+            if path is not None:
+                check_writable(path)
+        except OSError as error:
+            raise InputError(f"{option} {path}: {error.strerror}") from None
+    if plot_path is None:
+        return
+    if plot_path.suffix.lower() != ".png":
+        raise InputError(f"--plot {plot_path}: the name must end in .png")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise InputError("--plot needs matplotlib: pip install 'kvcore[plot]'") from None
+
+
+def _read(paths: tuple[Path, ...], advance: Callable[[str], None]) -> Iterator[Trace]:
+    """Traces by file name; by path where two files have the same name."""
+    names = Counter(path.name for path in paths)
+    for path in paths:
+        try:
+            yield read_trace(path, path.name if names[path.name] == 1 else str(path))
+        except TraceError as error:
+            raise InputError(str(error)) from None
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror or error}") from None
+        advance("reading")
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[str], None]]:
+    """A bar on stderr if that is a terminal. Yields what moves it one step on."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("reading", total=total)
+        yield lambda description: bar.update(task, advance=1, description=description)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the work as Ctrl-C does: processes stopped, temporary files removed."""
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + signum)
+
+    handler = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _print_table(results: list[ReplayResult]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("trace", "policy"):
+        table.add_column(heading, overflow="fold")
+    for heading in (
+        "capacity",
+        "blocks",
+        "token hits %",
+        "block hits %",
+        "evictions",
+        "seconds",
+        "ns/block",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    previous: ReplayResult | None = None
+    for result in results:
+        if previous is not None and previous.trace != result.trace:
+            table.add_section()
+        previous = result
+        table.add_row(
+            escape(result.trace),
+            result.policy,
+            result.capacity,
+            f"{result.capacity_blocks:,}",
+            f"{100 * result.token_hit_ratio:.2f}",
+            f"{100 * result.block_hit_ratio:.2f}",
+            f"{result.evictions:,}",
+            f"{result.seconds:.3f}",
+            f"{result.ns_per_block:.1f}",
+        )
+    console.print(table)

@@ -1,0 +1,152 @@
+"""Replays a trace through the real cache and counts what it finds there."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from time import perf_counter
+
+from kvcore._core import PrefixCache, RequestInfo
+from kvcore.hashing import BlockHasher
+from kvcore.sim.trace import Trace
+
+_SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,9})?)%", re.ASCII)
+_BLOCKS = re.compile(r"\d{1,10}", re.ASCII)
+_MAX_BLOCKS = 1 << 30  # of a PrefixCache
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Size of a cache: a number of blocks ("4096"), or a share of a trace's unique blocks ("0.5%").
+
+    Attributes
+    ----------
+    text : str
+        The capacity as it was asked for.
+
+    Raises
+    ------
+    ValueError
+        If the text is neither a share above 0% and up to 100%, nor a whole number from 1.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if (share := _SHARE.fullmatch(self.text)) and 0 < Fraction(share[1]) <= 100:
+            return
+        if _BLOCKS.fullmatch(self.text) and 1 <= int(self.text) <= _MAX_BLOCKS:
+            return
+        raise ValueError(
+            f"capacity is {self.text[:40]!r}; allowed are a share of the unique blocks above 0% "
+            f"and up to 100%, or a number of blocks from 1 to {_MAX_BLOCKS}"
+        )
+
+    def blocks(self, num_unique_blocks: int) -> int:
+        """The capacity in blocks for a trace with so many unique blocks, at least 1."""
+        if share := _SHARE.fullmatch(self.text):
+            return max(1, round(Fraction(share[1]) * num_unique_blocks / 100))
+        return int(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayResult:
+    """What one policy reached on one trace at one capacity; the fields are those of a report's row.
+
+    Attributes
+    ----------
+    trace, policy : str
+    capacity : str
+        As it was asked for.
+    capacity_blocks : int
+    token_hit_ratio : float
+        Tokens in cached prefixes over tokens of all prompts, 0 to 1.
+    block_hit_ratio : float
+        Blocks in cached prefixes over block references, 0 to 1.
+    evictions : int
+        Blocks that were evicted.
+    seconds : float
+        Time of the whole replay: hashing, matching, reserving, evicting, publishing.
+    ns_per_block : float
+        The same, for each block reference.
+    """
+
+    trace: str
+    policy: str
+    capacity: str
+    capacity_blocks: int
+    token_hit_ratio: float
+    block_hit_ratio: float
+    evictions: int
+    seconds: float
+    ns_per_block: float
+
+
+def replay(trace: Trace, policy: str, capacity: Capacity) -> ReplayResult:
+    """Drive a fresh `PrefixCache` with the requests of a trace, one after the other.
+
+    Each request acquires its cached prefix, reserves all of its blocks, publishes the new ones
+    and ends, so the next request finds them. Time is that of the trace.
+
+    Parameters
+    ----------
+    trace : Trace
+    policy : name of an eviction policy of `PrefixCache`
+    capacity : Capacity
+
+    Returns
+    -------
+    ReplayResult
+
+    Raises
+    ------
+    ValueError
+        If the policy is not known.
+    """
+    num_blocks = capacity.blocks(trace.num_unique_blocks)
+    cache = PrefixCache(num_blocks, policy)
+    start = perf_counter()
+    hit_blocks = _drive(cache, trace)
+    seconds = perf_counter() - start
+    references = max(1, trace.num_blocks)
+    input_tokens = max(1, int(trace.input_tokens.sum()))
+    return ReplayResult(
+        trace=trace.name,
+        policy=policy,
+        capacity=capacity.text,
+        capacity_blocks=num_blocks,
+        token_hit_ratio=hit_blocks * trace.block_tokens / input_tokens,
+        block_hit_ratio=hit_blocks / references,
+        evictions=cache.stats().evictions,
+        seconds=seconds,
+        ns_per_block=seconds * 1e9 / references,
+    )
+
+
+def _drive(cache: PrefixCache, trace: Trace) -> int:
+    """Returns the number of blocks that were found."""
+    # A block id stands for one token: equal hashes are equal chains of ids, so equal prefixes.
+    hash_chain = BlockHasher(1, "xxh3_128").hash
+    block_ids = trace.block_ids
+    offsets = trace.offsets.tolist()
+    kinds = [trace.kinds[kind] for kind in trace.kind]
+    sessions = [str(session) if session >= 0 else "" for session in trace.session.tolist()]
+    hit_blocks = 0
+    for begin, end, arrival_us, output_tokens, session, kind in zip(
+        offsets[:-1],
+        offsets[1:],
+        trace.arrival_us.tolist(),
+        trace.output_tokens.tolist(),
+        sessions,
+        kinds,
+        strict=True,
+    ):
+        hashes = hash_chain(block_ids[begin:end])
+        request = RequestInfo(session=session, kind=kind, arrival_us=arrival_us)
+        lease = cache.acquire(hashes, request)
+        hit_blocks += lease.num_blocks
+        cache.reserve(hashes, request).commit()
+        lease.release()
+        cache.finish(request, output_tokens)
+    return hit_blocks

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# setup.sh VENV [EXTRA]: makes the virtual environment VENV and builds kvcore into it, editable.
+# What is missing on the machine is installed where that needs no password, else named.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=$1
+extra=${2:+[$2]}
+python=${PYTHON:-python3}
+
+fail() {
+  printf 'setup: %s\n' "$*" >&2
+  exit 1
+}
+
+command -v "$python" >/dev/null ||
+  fail "$python is missing; install Python 3.10 or newer: sudo apt-get install -y python3 python3-venv python3-dev"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+  fail "$("$python" --version) is too old; kvcore needs Python 3.10 or newer: make PYTHON=/path/to/python3.10"
+
+# Prints the Debian packages that the build misses.
+missing_packages() {
+  "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+    "$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'
+  "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' ||
+    "$python" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])'
+  local compiler=${CXX:-c++}
+  if ! command -v "$compiler" >/dev/null; then
+    echo g++ libssl-dev
+  elif ! echo '#include <openssl/sha.h>' | "$compiler" -E -x c++ - >/dev/null 2>&1; then
+    echo libssl-dev
+  fi
+}
+
+packages=$(missing_packages | tr '\n' ' ')
+if [ -n "$packages" ]; then
+  command="apt-get install -y $packages"
+  if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    # shellcheck disable=SC2086  # a list of packages
+    apt-get update -q && DEBIAN_FRONTEND=noninteractive $command || true
+  elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then
+    # shellcheck disable=SC2086
+    sudo apt-get update -q && sudo DEBIAN_FRONTEND=noninteractive $command || true
+  fi
+  packages=$(missing_packages | tr '\n' ' ')
+  [ -z "$packages" ] || fail "missing on this machine: $packages; install with: sudo $command"
+fi
+
+[ -x "$venv/bin/pip" ] || "$python" -m venv "$venv"
+pip=("$venv/bin/python" -m pip --disable-pip-version-check)
+# The build tools stay in the environment, so that a rebuild compiles only what has changed.
+"${pip[@]}" install -q "scikit-build-core>=0.11" "pybind11>=3.0" "cython>=3.1" "cython-cmake>=0.2" \
+  "cmake>=3.28" ninja
+"${pip[@]}" install -q --no-build-isolation -e ".$extra"
