@@ -8,8 +8,9 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from kvcore import __version__
 
 _GIT_TIMEOUT_S = 10
 
@@ -30,14 +31,6 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def package_version() -> str:
-    """The version of the installed package, "unknown" when it runs without being installed."""
-    try:
-        return version("kvcore")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def source_commit() -> str:
     """The git commit of the source tree, "-dirty" added where it was changed since.
 
@@ -47,9 +40,9 @@ def source_commit() -> str:
     here = Path(__file__).resolve().parent
     top = _git(here, "rev-parse", "--show-toplevel")
     if top is None or not Path(top, "kvcore", "machine.py").is_file():
-        return package_version()
+        return __version__
     described = _git(here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    return described or package_version()
+    return described or __version__
 
 
 def check_writable(path: Path) -> None:

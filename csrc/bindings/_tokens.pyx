@@ -53,7 +53,34 @@ cdef uint32_t MAX_TOKEN = 0xFFFFFFFF
 
 
 def pack(tokens, str argument="tokens"):
-    """See _tokens.pyi."""
+    """Pack token ids into a C-contiguous buffer of uint32.
+
+    A C-contiguous buffer of native uint32, or of int32 without negative values, is passed through
+    without a copy; everything else is checked and copied.
+
+    Parameters
+    ----------
+    tokens
+        A sequence of ints, or a one-dimensional buffer of integers in native byte order; each value
+        0 to 2**32 - 1. Bools, bytes and bytearrays are refused.
+    argument
+        What errors call `tokens`.
+
+    Returns
+    -------
+    uint32[num_tokens]
+
+    Raises
+    ------
+    TypeError
+        `tokens` is no such sequence, or an item is no int; a message names the argument.
+    ValueError
+        A token is out of range; the message names its position, its value and what is allowed.
+
+    Notes
+    -----
+    Thread safe: on a free-threaded interpreter a list is locked while it is read.
+    """
     if isinstance(tokens, (list, tuple)):
         return pack_items(tokens, argument)
     if not isinstance(tokens, (str, bytes, bytearray)):
@@ -91,7 +118,7 @@ cdef pack_slowly(tokens, str argument):
     cdef uint32_t *target = <uint32_t *>PyBytes_AS_STRING(storage)
     for i, item in enumerate(items):
         try:
-            token = None if isinstance(item, bool) else index(item)
+            token = None if isinstance(item, (bool, numpy.bool_)) else index(item)
         except TypeError:
             token = None
         if token is None:

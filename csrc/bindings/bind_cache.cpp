@@ -1,5 +1,3 @@
-#include <pybind11/native_enum.h>
-
 #include <limits>
 #include <optional>
 
@@ -9,8 +7,6 @@
 
 namespace kvcore::bindings {
 namespace {
-
-constexpr int64_t kMaxTime = std::numeric_limits<int64_t>::max();
 
 // Calls of fewer blocks are done before another thread could be handed the GIL; at most about
 // 100 us, while taking it back beside a busy thread takes milliseconds.
@@ -42,132 +38,82 @@ class RequestArgument {
   const RequestInfo* given_;
 };
 
-std::optional<int64_t> optional_time(py::handle object, const char* argument) {
-  if (object.is_none()) return std::nullopt;
-  return integer_argument(object, argument, 0, kMaxTime);
-}
+constexpr const char* kStatsDoc = R"(Counts of a cache at one moment.
 
-void register_request_info(py::module_& module) {
-  py::class_<RequestInfo>(module, "RequestInfo")
-      .def(py::init([](py::handle tenant, py::handle session, py::handle kind,
-                       py::handle arrival_us, py::handle priority, py::handle next_use_us) {
-             return RequestInfo{string_argument(tenant, "tenant"),
-                                string_argument(session, "session"),
-                                string_argument(kind, "kind"),
-                                optional_time(arrival_us, "arrival_us"),
-                                static_cast<int32_t>(integer_argument(
-                                    priority, "priority", std::numeric_limits<int32_t>::min(),
-                                    std::numeric_limits<int32_t>::max())),
-                                optional_time(next_use_us, "next_use_us")};
-           }),
-           py::arg("tenant") = "", py::arg("session") = "", py::arg("kind") = "",
-           py::arg("arrival_us") = py::none(), py::arg("priority") = 0,
-           py::arg("next_use_us") = py::none())
-      .def_readonly("tenant", &RequestInfo::tenant)
-      .def_readonly("session", &RequestInfo::session)
-      .def_readonly("kind", &RequestInfo::kind)
-      .def_readonly("arrival_us", &RequestInfo::arrival_us)
-      .def_readonly("priority", &RequestInfo::priority)
-      .def_readonly("next_use_us", &RequestInfo::next_use_us)
-      .def("__repr__", [](const RequestInfo& self) {
-        return "RequestInfo(tenant='" + self.tenant + "', session='" + self.session + "', kind='" +
-               self.kind + "')";
-      });
-}
+num_blocks, free_blocks, used_blocks, in_flight_blocks (reserved, not committed), num_leases,
+num_spans, evictions (blocks since the start), finished_requests, metadata_bytes.)";
 
-void register_lease(py::module_& module) {
-  py::class_<Lease>(module, "Lease")
-      .def_property_readonly("num_blocks", [](const Lease& self) { return self.block_ids().size(); })
-      .def_property_readonly("block_ids",
-                             [](py::object self) {
-                               const auto& ids = self.cast<const Lease&>().block_ids();
-                               return borrowed_array<uint32_t>(ids.data(), ids.size(), self);
-                             })
-      .def("release", &Lease::release)
-      .def("__enter__", [](py::object self) { return self; })
-      .def("__exit__", [](Lease& self, const py::args&) { self.release(); })
-      .def("__repr__", [](const Lease& self) {
-        return "Lease(num_blocks=" + std::to_string(self.block_ids().size()) + ")";
-      });
-}
+constexpr const char* kCacheDoc =
+    R"(Which prefixes are cached and where; decides, never moves a byte.
 
-void commit(Reservation& reservation, py::handle n) {
-  size_t all = reservation.block_ids().size();
-  size_t count = n.is_none() ? all
-                             : static_cast<size_t>(integer_argument(n, "n", 0,
-                                                                    static_cast<int64_t>(all)));
-  if (reservation.commit(count)) return;
-  if (!reservation.is_open()) {
-    throw std::runtime_error("this reservation was aborted; nothing can be committed any more");
-  }
-  throw py::value_error("n must be at least " + std::to_string(reservation.num_committed()) +
-                        ", which are committed already, got " + std::to_string(count));
-}
+A prompt is a chain of block hashes; a block counts only with all blocks before it. `hashes` is
+always a C-contiguous ``uint8[n, 16]`` array, as `BlockHasher` gives it.
 
-// What a reservation evicted: a view that keeps it alive.
-struct Evicted {
-  py::object reservation;
-  const Reservation& get() const { return reservation.cast<const Reservation&>(); }
-};
+Parameters
+----------
+num_blocks : int
+    Blocks that there is room for; block ids are ``0 .. num_blocks - 1``.
+policy : str
+    Who leaves when there is no room: ``"lru"`` or ``"arc"``, both prefix-aware.
 
-void register_reservation(py::module_& module) {
-  py::native_enum<BlockState>(module, "BlockState", "enum.IntEnum",
-                              "What `reserve` answers for a block.")
-      .value("NEW", BlockState::kNew)
-      .value("PRESENT", BlockState::kPresent)
-      .value("IN_FLIGHT", BlockState::kInFlight)
-      .value("BYPASSED", BlockState::kBypassed)
-      .finalize();
+Raises
+------
+TypeError, ValueError
+    An argument of any method has the wrong type, shape or value; the message names it and what is
+    allowed, and nothing has changed.
 
-  py::class_<Evicted>(module, "Evicted")
-      .def_property_readonly("hashes",
-                             [](const Evicted& self) {
-                               const auto& hashes = self.get().evicted_hashes();
-                               return borrowed_array<uint8_t>(hashes.data(),
-                                                              hashes.size() * sizeof(BlockHash),
-                                                              self.reservation)
-                                   .reshape({static_cast<py::ssize_t>(hashes.size()),
-                                             static_cast<py::ssize_t>(sizeof(BlockHash))});
-                             })
-      .def_property_readonly("block_ids",
-                             [](const Evicted& self) {
-                               const auto& ids = self.get().evicted_ids();
-                               return borrowed_array<uint32_t>(ids.data(), ids.size(),
-                                                               self.reservation);
-                             })
-      .def("__len__", [](const Evicted& self) { return self.get().evicted_ids().size(); });
+Notes
+-----
+Thread safe, also without the GIL: one lock, held for microseconds.)";
 
-  py::class_<Reservation>(module, "Reservation")
-      .def_property_readonly("states",
-                             [](py::object self) {
-                               const auto& states = self.cast<const Reservation&>().states();
-                               return borrowed_array<uint8_t>(states.data(), states.size(), self);
-                             })
-      .def_property_readonly("new_positions",
-                             [](py::object self) {
-                               const auto& at = self.cast<const Reservation&>().new_positions();
-                               return borrowed_array<uint32_t>(at.data(), at.size(), self);
-                             })
-      .def_property_readonly("block_ids",
-                             [](py::object self) {
-                               const auto& ids = self.cast<const Reservation&>().block_ids();
-                               return borrowed_array<uint32_t>(ids.data(), ids.size(), self);
-                             })
-      .def_property_readonly("evicted", [](py::object self) { return Evicted{self}; })
-      .def_property_readonly("num_committed", &Reservation::num_committed)
-      .def("commit", &commit, py::arg("n") = py::none())
-      .def("abort", &Reservation::abort)
-      .def("__enter__", [](py::object self) { return self; })
-      .def("__exit__", [](Reservation& self, const py::args&) { self.abort(); })
-      .def("__repr__", [](const Reservation& self) {
-        return "Reservation(new=" + std::to_string(self.block_ids().size()) +
-               ", committed=" + std::to_string(self.num_committed()) +
-               ", evicted=" + std::to_string(self.evicted_ids().size()) + ")";
-      });
-}
+constexpr const char* kMatchDoc =
+    R"(The number of committed blocks that a chain begins with. No side effect.)";
+
+constexpr const char* kAcquireDoc =
+    R"(Pins and touches the committed blocks that a chain begins with.
+
+Parameters
+----------
+hashes : uint8[n, 16]
+request : RequestInfo, optional
+    All touches with the same object count as one use.
+
+Returns
+-------
+Lease)";
+
+constexpr const char* kReserveDoc = R"(Asks for places for the blocks of a chain that are not there.
+
+Evicts to make room, but nothing that is pinned, in flight, or part of this chain. When fewer fit,
+the first that fit are kept and the rest is bypassed. Touches what is there.
+
+Parameters
+----------
+hashes : uint8[n, 16]
+    The whole chain, from its start.
+request : RequestInfo, optional
+
+Returns
+-------
+Reservation)";
+
+constexpr const char* kFinishDoc = R"(Ends a request.
+
+Parameters
+----------
+request : RequestInfo
+output_tokens : int
+    Tokens that it generated.)";
+
+constexpr const char* kCheckDoc = R"(Checks everything, block by block; for tests.
+
+Raises
+------
+RuntimeError
+    The cache is broken.)";
 
 void register_stats(py::module_& module) {
-  py::class_<CacheStats>(module, "CacheStats")
+  py::class_<CacheStats>(module, "CacheStats", kStatsDoc)
       .def_readonly("num_blocks", &CacheStats::num_blocks)
       .def_readonly("free_blocks", &CacheStats::free_blocks)
       .def_readonly("in_flight_blocks", &CacheStats::in_flight_blocks)
@@ -176,67 +122,65 @@ void register_stats(py::module_& module) {
       .def_readonly("evictions", &CacheStats::evictions)
       .def_readonly("finished_requests", &CacheStats::finished_requests)
       .def_readonly("metadata_bytes", &CacheStats::metadata_bytes)
-      .def_property_readonly("used_blocks", [](const CacheStats& self) {
-        return self.num_blocks - self.free_blocks;
-      });
+      .def_property_readonly(
+          "used_blocks", [](const CacheStats& self) { return self.num_blocks - self.free_blocks; });
 }
 
 }  // namespace
 
 void register_cache(py::module_& module) {
-  register_request_info(module);
-  register_lease(module);
-  register_reservation(module);
   register_stats(module);
   module.attr("POLICIES") = py::str(std::string(policy_names())).attr("split")(", ");
 
-  py::class_<PrefixCache, std::shared_ptr<PrefixCache>>(module, "PrefixCache")
+  py::class_<PrefixCache, std::shared_ptr<PrefixCache>>(module, "PrefixCache", kCacheDoc)
       .def(py::init([](py::handle num_blocks, py::handle policy) {
-             return PrefixCache::create(
-                 static_cast<uint64_t>(
-                     integer_argument(num_blocks, "num_blocks", 1, PrefixCache::kMaxBlocks)),
-                 string_argument(policy, "policy"));
+             return PrefixCache::create(static_cast<uint64_t>(integer_argument(
+                                            num_blocks, "num_blocks", 1, PrefixCache::kMaxBlocks)),
+                                        string_argument(policy, "policy"));
            }),
            py::arg("num_blocks"), py::arg("policy") = "lru")
       .def_property_readonly("num_blocks", &PrefixCache::num_blocks)
       .def_property_readonly("policy", &PrefixCache::policy)
-      .def("match",
-           [](const PrefixCache& self, py::handle hashes) {
-             HashesArgument argument(hashes);
-             return without_gil_if_long(argument.get().size(),
-                                        [&] { return self.match(argument.get()); });
-           },
-           py::arg("hashes"))
-      .def("acquire",
-           [](PrefixCache& self, py::handle hashes, py::handle request) {
-             HashesArgument argument(hashes);
-             RequestArgument info(request);
-             return without_gil_if_long(argument.get().size(), [&] {
-               return self.acquire(argument.get(), info.get());
-             });
-           },
-           py::arg("hashes"), py::arg("request") = py::none())
-      .def("reserve",
-           [](PrefixCache& self, py::handle hashes, py::handle request) {
-             HashesArgument argument(hashes);
-             RequestArgument info(request);
-             return without_gil_if_long(argument.get().size(), [&] {
-               return self.reserve(argument.get(), info.get());
-             });
-           },
-           py::arg("hashes"), py::arg("request") = py::none())
-      .def("finish",
-           [](PrefixCache& self, py::handle request, py::handle output_tokens) {
-             if (!py::isinstance<RequestInfo>(request)) {
-               throw py::type_error("request must be a RequestInfo, got " + describe(request));
-             }
-             self.finish(request.cast<const RequestInfo&>(),
-                         static_cast<uint64_t>(
-                             integer_argument(output_tokens, "output_tokens", 0, kMaxTime)));
-           },
-           py::arg("request"), py::arg("output_tokens") = 0)
-      .def("stats", &PrefixCache::stats)
-      .def("check_invariants", &PrefixCache::check_invariants)
+      .def(
+          "match",
+          [](const PrefixCache& self, py::handle hashes) {
+            HashesArgument argument(hashes);
+            return without_gil_if_long(argument.get().size(),
+                                       [&] { return self.match(argument.get()); });
+          },
+          kMatchDoc, py::arg("hashes"))
+      .def(
+          "acquire",
+          [](PrefixCache& self, py::handle hashes, py::handle request) {
+            HashesArgument argument(hashes);
+            RequestArgument info(request);
+            return without_gil_if_long(argument.get().size(),
+                                       [&] { return self.acquire(argument.get(), info.get()); });
+          },
+          kAcquireDoc, py::arg("hashes"), py::arg("request") = py::none())
+      .def(
+          "reserve",
+          [](PrefixCache& self, py::handle hashes, py::handle request) {
+            HashesArgument argument(hashes);
+            RequestArgument info(request);
+            return without_gil_if_long(argument.get().size(),
+                                       [&] { return self.reserve(argument.get(), info.get()); });
+          },
+          kReserveDoc, py::arg("hashes"), py::arg("request") = py::none())
+      .def(
+          "finish",
+          [](PrefixCache& self, py::handle request, py::handle output_tokens) {
+            if (!py::isinstance<RequestInfo>(request)) {
+              throw py::type_error("request must be a RequestInfo, got " + describe(request));
+            }
+            self.finish(
+                request.cast<const RequestInfo&>(),
+                static_cast<uint64_t>(integer_argument(output_tokens, "output_tokens", 0,
+                                                       std::numeric_limits<int64_t>::max())));
+          },
+          kFinishDoc, py::arg("request"), py::arg("output_tokens") = 0)
+      .def("stats", &PrefixCache::stats, "CacheStats: counts at this moment.")
+      .def("check_invariants", &PrefixCache::check_invariants, kCheckDoc)
       .def("__repr__", [](const PrefixCache& self) {
         return "PrefixCache(num_blocks=" + std::to_string(self.num_blocks()) + ", policy='" +
                self.policy() + "')";

@@ -270,7 +270,8 @@ bool Reservation::commit(size_t count) noexcept {
       cache_->collect(piece);
       for (SpanId id : cache_->path_) {
         Span& span = cache_->table_[id];
-        auto filled = static_cast<uint16_t>(std::min<size_t>(count - std::min(count, begin), span.length));
+        auto filled =
+            static_cast<uint16_t>(std::min<size_t>(count - std::min(count, begin), span.length));
         begin += span.length;
         if (filled <= span.filled) continue;
         cache_->in_flight_blocks_ -= filled - span.filled;

@@ -20,7 +20,7 @@ struct CacheStats {
   uint32_t in_flight_blocks = 0;  // reserved, not committed
   uint32_t num_leases = 0;
   uint64_t num_spans = 0;
-  uint64_t evictions = 0;         // blocks, since the start
+  uint64_t evictions = 0;  // blocks, since the start
   uint64_t finished_requests = 0;
   uint64_t metadata_bytes = 0;
 };

@@ -27,15 +27,17 @@ namespace {
 class ArcPolicy final : public EvictionPolicy {
  public:
   ArcPolicy(BlockTable& table, uint32_t num_blocks)
-      : table_(table), capacity_(num_blocks), t1_(table), t2_(table),
-        ghosts_(size_t{num_blocks} * 3 + kMaxSpanBlocks) {  // 2c, and c more before they are trimmed
+      : table_(table),
+        capacity_(num_blocks),
+        t1_(table),
+        t2_(table),
+        ghosts_(size_t{num_blocks} * 3 +
+                kMaxSpanBlocks) {  // 2c, and c more before they are trimmed
     table_[kRootSpan].list = kT2;
   }
 
   uint32_t remember(std::span<const BlockHash> missing) noexcept override;
-  void enter(SpanId id, bool known) noexcept override {
-    table_[id].list = known ? kKnown : kNew;
-  }
+  void enter(SpanId id, bool known) noexcept override { table_[id].list = known ? kKnown : kNew; }
   void touch(std::span<const SpanId> path, uint32_t request) noexcept override;
   void split(SpanId head_id, SpanId tail_id) noexcept override;
   Victim oldest() noexcept override;

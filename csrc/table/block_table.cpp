@@ -93,7 +93,7 @@ void BlockTable::set_run(Span& span, std::span<const BlockHash> hashes,
 
 SpanId BlockTable::append(SpanId parent, std::span<const BlockHash> hashes,
                           std::span<const BlockId> ids) noexcept {
-  KV_DCHECK(!hashes.empty() && hashes.size() <= kMaxSpanBlocks && 
+  KV_DCHECK(!hashes.empty() && hashes.size() <= kMaxSpanBlocks &&
             (ids.empty() || hashes.size() == ids.size()));
   Span span{};
   set_run(span, hashes, ids.data());
@@ -177,7 +177,8 @@ void BlockTable::check_invariants() const {
     KV_INVARIANT(span.last_hash == span.hashes[span.length - 1]);
     Step found = step(span.parent, hashes(id));
     KV_INVARIANT(found.span == id && found.matched == span.length);
-    KV_INVARIANT(index_.find(index_.tag_of(span.hashes[0]), [&](SpanId at) { return at == id; }) == id);
+    KV_INVARIANT(index_.find(index_.tag_of(span.hashes[0]), [&](SpanId at) { return at == id; }) ==
+                 id);
   });
   KV_INVARIANT(live == num_spans_ && live == index_.size() && live == runs_.num_runs());
   for (uint32_t i = 0; i < spans_.size(); ++i) {

@@ -14,9 +14,9 @@ namespace kvcore {
 struct alignas(64) RunPool::Chunk {
   Chunk* prev;
   Chunk* next;
-  std::byte* released;   // cells given back, linked
+  std::byte* released;  // cells given back, linked
   uint32_t cell_bytes;
-  uint32_t fresh;        // offset of the first cell that was never used
+  uint32_t fresh;  // offset of the first cell that was never used
   uint32_t live;
   uint8_t size_class;
 
@@ -33,8 +33,7 @@ namespace {
 // Memory straight from the system: the heap would neither align it without waste nor give it back.
 void* map_aligned(size_t bytes) noexcept {
   auto map = [](size_t size) noexcept {
-    void* memory =
-        mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     KV_CHECK(memory != MAP_FAILED);
     return static_cast<std::byte*>(memory);
   };

@@ -30,9 +30,9 @@ enum class Place : uint8_t { kInside, kListed, kParked };
 //
 // A block can be matched when it is filled and every span above it is committed.
 struct alignas(64) Span {
-  BlockHash last_hash;    // equal last hashes mean equal runs: one comparison matches the span
-  BlockHash* hashes;      // [capacity], followed by the block ids, BlockId[capacity]
-  uint64_t stamp;         // policy: time of the last touch, in touches
+  BlockHash last_hash;  // equal last hashes mean equal runs: one comparison matches the span
+  BlockHash* hashes;    // [capacity], followed by the block ids, BlockId[capacity]
+  uint64_t stamp;       // policy: time of the last touch, in touches
   SpanId parent;
   SpanId child;           // hint: the child that was made or walked last, or what it has become
   uint32_t holds;         // what keeps it: children, leases, and 1 while in flight
@@ -42,8 +42,8 @@ struct alignas(64) Span {
   uint16_t filled;        // blocks committed, from the start
   uint8_t size_class;     // of its run, see RunPool
   bool vacant;
-  uint8_t list;           // policy: which of its lists
-  Place place;            // policy
+  uint8_t list;  // policy: which of its lists
+  Place place;   // policy
 
   bool in_flight() const noexcept { return filled < length && !vacant; }
   bool committed() const noexcept { return filled == length; }

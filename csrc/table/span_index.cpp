@@ -19,8 +19,8 @@ SpanIndex::~SpanIndex() {
 }
 
 uint32_t SpanIndex::tag_of(const BlockHash& hash) const noexcept {
-  auto product = static_cast<unsigned __int128>(hash.low() ^ secret_[0]) *
-                 (hash.high() ^ secret_[1]);
+  auto product =
+      static_cast<unsigned __int128>(hash.low() ^ secret_[0]) * (hash.high() ^ secret_[1]);
   uint64_t folded = static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
   return static_cast<uint32_t>(folded ^ folded >> 32);
 }

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from kvcore import __version__
+
 _COMMANDS = {
     "bench": "Measure hash, table and cache beside their peers.",
     "replay": "Replay traces through the cache: hit ratio by policy and capacity.",
@@ -29,8 +31,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command = getattr(import_module(f"kvcore.cli.{cmd_name}"), cmd_name)
-        assert isinstance(command, click.Command)
+        command: click.Command = getattr(import_module(f"kvcore.cli.{cmd_name}"), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -40,9 +41,7 @@ class _LazyGroup(click.Group):
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     if value and not ctx.resilient_parsing:
-        from kvcore.machine import package_version
-
-        click.echo(f"kvcore {package_version()}")
+        click.echo(f"kvcore {__version__}")
         ctx.exit()
 
 

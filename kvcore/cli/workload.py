@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
@@ -40,7 +42,7 @@ def workload(kind: str, seed: int, requests: int, output: Path | None) -> None:
     """
     with ExitStack() as stack:
         if output is None:
-            file = click.get_binary_stream("stdout")
+            file: BinaryIO = sys.stdout.buffer
         else:
             try:
                 file = stack.enter_context(output.open("wb"))

@@ -43,12 +43,12 @@ def chat(dice: Dice) -> Iterator[Request]:
 
     Follows in shape the conversation trace of Mooncake (FAST'25): prompts of 12,000 tokens in the
     mean and 7,000 in the median, answers of 340, half a minute to ten between the turns (median
-    123 s), about 37 % of tokens reusable by an unbounded cache; and Qwen-Bailian's finding
-    (arXiv 2506.02634) that single-turn requests share much, here through system prompts.
+    123 s), about 37 % of tokens reusable by an unbounded cache; and the finding on Qwen-Bailian
+    (arXiv 2506.02634) that single-turn requests reuse too, here each other's system prompts.
 
     Parameters: 64 system prompts (lognormal, median 700 tokens), popularity Zipf 1.0; a session
-    starts every 2 s (Poisson) and goes on after a turn with probability 0.5; first message
-    lognormal (4,400, sigma 1.35), later ones (900, 1.5), answers (260, 0.75), pauses (123 s, 1.0).
+    starts every 2 s (Poisson) and goes on after a turn with probability 0.38; first message
+    lognormal (4,600, sigma 1.3), later ones (900, 1.5), answers (260, 0.75), pauses (123 s, 1.0).
     """
     systems = _shared_texts(dice, "system", 64, 700, 0.5)
     popularity = Popularity.zipf(len(systems), 1.0)
@@ -57,14 +57,14 @@ def chat(dice: Dice) -> Iterator[Request]:
     def session(start_s: float) -> Iterator[Request]:
         context: list[Piece] = [systems[dice.rank(popularity)]]
         arrival_s = start_s
-        message = dice.tokens(4_400, 1.35)
+        message = dice.tokens(4_600, 1.3)
         while True:
             context.append((next(private), message))
             if _length(context) > _CHAT_LIMIT_TOKENS:
                 return
             answer = dice.tokens(260, 0.75)
             yield Request(arrival_s, tuple(context), answer)
-            if not dice.chance(0.5):
+            if not dice.chance(0.38):
                 return
             context.append((next(private), answer))
             message = dice.tokens(900, 1.5)

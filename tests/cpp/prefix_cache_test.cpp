@@ -1,7 +1,8 @@
+#include "cache/prefix_cache.h"
+
 #include <memory>
 #include <thread>
 
-#include "cache/prefix_cache.h"
 #include "chains.h"
 #include "doctest/doctest.h"
 

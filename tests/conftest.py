@@ -1,0 +1,18 @@
+"""Test settings. ``HYPOTHESIS_PROFILE=soak`` looks for new examples, for as long as it takes."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "default",
+    derandomize=True,  # the same examples on every machine
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "soak", parent=settings.get_profile("default"), derandomize=False, max_examples=5000
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

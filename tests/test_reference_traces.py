@@ -1,0 +1,62 @@
+"""LRU on three public traces against an independent simulator. Skipped where they are absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kvcore.sim import Capacity, Trace, read_trace, replay
+
+TRACES = Path(__file__).resolve().parents[2] / "shared" / "traces"
+
+CONVERSATION = "mooncake_conversation_trace.jsonl.zst"
+SYNTHETIC = "mooncake_synthetic_trace.jsonl.zst"
+AGENTS = "agents.kvt.csv.zst"
+
+# requests, block references, unique blocks
+SIZES = {
+    CONVERSATION: (12_031, 276_491, 170_899),
+    SYNTHETIC: (3_993, 117_888, 40_148),
+    AGENTS: (19_251, 8_983_435, 329_706),
+}
+# Token hit ratio in percent by capacity.
+LRU = {
+    CONVERSATION: {
+        "0.5%": 4.48,
+        "1%": 5.32,
+        "2%": 7.83,
+        "5%": 19.77,
+        "10%": 28.18,
+        "20%": 35.05,
+        "100%": 37.34,
+    },
+    SYNTHETIC: {
+        "1%": 3.65,
+        "2%": 7.64,
+        "5%": 15.29,
+        "10%": 25.38,
+        "20%": 38.98,
+        "50%": 59.28,
+        "100%": 65.04,
+    },
+    AGENTS: {"0.5%": 3.25, "1%": 11.94, "2%": 37.80, "5%": 82.65, "100%": 96.2},
+}
+
+
+@pytest.fixture(scope="module", params=[CONVERSATION, SYNTHETIC, AGENTS])
+def trace(request: pytest.FixtureRequest) -> Trace:
+    path = TRACES / request.param
+    if not path.is_file():
+        pytest.skip(f"{request.param} is not here")
+    return read_trace(path)
+
+
+def test_size(trace: Trace) -> None:
+    assert (trace.num_requests, trace.num_blocks, trace.num_unique_blocks) == SIZES[trace.name]
+
+
+def test_lru_is_within_a_tenth_of_a_point(trace: Trace) -> None:
+    for capacity, percent in LRU[trace.name].items():
+        result = replay(trace, "lru", Capacity(capacity))
+        assert 100 * result.token_hit_ratio == pytest.approx(percent, abs=0.1), capacity
