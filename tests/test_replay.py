@@ -7,9 +7,10 @@ from collections import OrderedDict
 from pathlib import Path
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kvcore.sim import Capacity, Trace, read_trace, replay, sweep
+from kvcore.sim import Capacity, ReplayResult, Trace, read_trace, replay, sweep
 from kvcore.sim.trace import TraceBuilder
 from kvcore.sim.workload import generate
 
@@ -136,7 +137,7 @@ def test_capacity(text: str, blocks: int) -> None:
     ["", "0", "0%", "-1", "1.5", "101%", "1e3", "1_000", "%", "5 %", "٣", "nan%", "9" * 30, ".5%"],
 )
 def test_bad_capacity(text: str) -> None:
-    with pytest.raises(ValueError, match="capacity is '.*'; allowed are a share"):
+    with pytest.raises(ValueError, match=r"capacity is '.*'; allowed are a share"):
         Capacity(text)
 
 
@@ -156,14 +157,14 @@ def test_sweep_is_ordered_and_cleans_up(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     traces = [build([[1, 2], [1, 3], [1, 2]]), build([[4, 5]], block_tokens=32)]
-    seen = []
+    seen: list[ReplayResult] = []
     results = sweep(
         iter(traces), ["lru", "arc"], [Capacity("60%"), Capacity("3")], jobs, seen.append
     )
     assert [(r.policy, r.capacity, r.capacity_blocks, r.block_hit_ratio) for r in results] == [
-        ("lru", "60%", 2, 0.5),
+        ("lru", "60%", 2, 1 / 3),
         ("lru", "3", 3, 0.5),
-        ("arc", "60%", 2, 0.5),
+        ("arc", "60%", 2, 1 / 3),
         ("arc", "3", 3, 0.5),
         ("lru", "60%", 1, 0),
         ("lru", "3", 3, 0),

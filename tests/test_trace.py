@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import zstandard
 
-from kvcore.sim import Trace, TraceError, read_trace
-from kvcore.sim import source, trace as trace_module
+from kvcore.sim import Trace, TraceError, read_trace, source
+from kvcore.sim import trace as trace_module
 
-KVT_HEAD = "# kvt1 block_tokens=256 name=test\nts_ms,session,turn,type,input_len,output_len,nblk,src,keep\n"
+KVT_HEAD = """\
+# kvt1 block_tokens=256 name=test
+ts_ms,session,turn,type,input_len,output_len,nblk,src,keep
+"""
 
 MOONCAKE = [
     {"timestamp": 0, "input_length": 1100, "output_length": 5, "hash_ids": [7, 8, 9]},
@@ -203,8 +206,14 @@ def test_malformed_json(tmp_path: Path, line: bytes, message: str) -> None:
 )
 def test_malformed_bailian(tmp_path: Path, change: dict[str, object], message: str) -> None:
     good = {
-        **{"chat_id": 1, "parent_chat_id": -1, "type": "text", "turn": 1, "timestamp": 0.5},
-        **{"input_length": 16, "output_length": 1, "hash_ids": [4]},
+        "chat_id": 1,
+        "parent_chat_id": -1,
+        "timestamp": 0.5,
+        "input_length": 16,
+        "output_length": 1,
+        "type": "text",
+        "turn": 1,
+        "hash_ids": [4],
     }
     path = write_jsonl(tmp_path / "t", [good, {**good, **change}])
     with pytest.raises(TraceError, match=f"t:2: {message}"):

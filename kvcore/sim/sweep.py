@@ -54,7 +54,7 @@ def sweep(
                 on_result(results[-1])
             return results
         with _processes(min(jobs, len(tasks))) as pool:
-            with _interrupts_ignored():
+            with _signals_deferred():
                 futures = [pool.submit(_replay_saved, *task) for task in tasks]
             for future in as_completed(futures):
                 on_result(future.result())
@@ -77,24 +77,41 @@ def _save(traces: Iterable[Trace], root: Path) -> Iterator[Path]:
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """A pool that, left by an error or an interrupt, stops its processes instead of waiting."""
     others = set(multiprocessing.active_children())
-    # spawn: fork is unsafe beside threads, such as those of a progress bar.
-    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        count,
+        # fork is unsafe beside threads, such as that of a progress bar.
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.pthread_sigmask,
+        initargs=(signal.SIG_UNBLOCK, {signal.SIGTERM}),
+    )
     try:
         yield pool
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
+            process.kill()
         raise
     finally:
         pool.shutdown()
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Processes started meanwhile ignore Ctrl-C: this one stops them, and no traceback is seen."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _signals_deferred() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back while processes start, so that none is left half started.
+
+    The processes inherit the mask: on a terminal Ctrl-C then reaches this one alone, which stops
+    the others without a traceback from each. The mask would not do here, since a signal may come
+    by any thread, such as one of NumPy's.
+    """
+    caught: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.signal(n, lambda number, frame: caught.append(number)) for n in numbers]
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
+        for late in caught:
+            signal.raise_signal(late)
