@@ -18,10 +18,13 @@ from hypothesis.stateful import (
 from kvcore import RequestInfo
 from models.beside import Beside
 
-# Chains are runs of equal tokens, so that they part, stop inside each other and go on.
-chains = st.lists(
-    st.tuples(st.integers(0, 2), st.sampled_from([1, 1, 2, 3, 5, 8, 13, 20])), max_size=4
-).map(lambda runs: [token for token, length in runs for _ in range(length)][:60])
+# Chains are runs of equal tokens, alone or behind a part of what was asked for before, so that they
+# part, stop inside each other and go on.
+runs = st.lists(
+    st.tuples(st.integers(0, 2), st.sampled_from([1, 1, 2, 3, 5, 8, 13, 20])), max_size=3
+).map(lambda runs: [token for token, length in runs for _ in range(length)])
+chains = st.tuples(st.integers(0, 3), st.integers(0, 30) | st.just(60), runs)
+ChainParts = tuple[int, int, list[int]]
 pick = st.integers(0, 7)  # one of those that are open
 
 
@@ -32,6 +35,12 @@ class CacheBesideModel(RuleBasedStateMachine):
     def make(self, num_blocks: int) -> None:
         self.both = Beside(num_blocks, self.policy)
         self.requests: list[RequestInfo | None] = [None]
+        self.latest: list[list[int]] = [[]]  # first: no chain
+
+    def tokens(self, chain: ChainParts) -> list[int]:
+        which, kept, more = chain
+        self.latest.append((self.latest[-(which % len(self.latest))][:kept] + more)[:60])
+        return self.latest[-1]
 
     def request(self, which: int) -> RequestInfo | None:
         """None, one that was used before, or a new one."""
@@ -40,18 +49,18 @@ class CacheBesideModel(RuleBasedStateMachine):
             return self.requests[-1]
         return self.requests[which]
 
-    @rule(tokens=chains, which=pick)
-    def acquire(self, tokens: list[int], which: int) -> None:
-        self.both.acquire(tokens, self.request(which))
+    @rule(chain=chains, which=pick)
+    def acquire(self, chain: ChainParts, which: int) -> None:
+        self.both.acquire(self.tokens(chain), self.request(which))
 
-    @rule(tokens=chains, which=pick)
-    def reserve(self, tokens: list[int], which: int) -> None:
-        self.both.reserve(tokens, self.request(which))
+    @rule(chain=chains, which=pick)
+    def reserve(self, chain: ChainParts, which: int) -> None:
+        self.both.reserve(self.tokens(chain), self.request(which))
 
-    @rule(tokens=chains, which=pick)
-    def serve(self, tokens: list[int], which: int) -> None:
+    @rule(chain=chains, which=pick)
+    def serve(self, chain: ChainParts, which: int) -> None:
         """What an engine does for a request, from its start to its end."""
-        request = self.request(which)
+        request, tokens = self.request(which), self.tokens(chain)
         lease = self.both.acquire(tokens, request)
         reservation = self.both.reserve(tokens, request)
         self.both.commit(reservation, None)
@@ -99,9 +108,9 @@ class CacheBesideModel(RuleBasedStateMachine):
         if request is not None:
             self.both.finish(request, output_tokens)
 
-    @rule(tokens=chains)
-    def match(self, tokens: list[int]) -> None:
-        self.both.chain(tokens)  # from now on the invariant matches it
+    @rule(chain=chains)
+    def match(self, chain: ChainParts) -> None:
+        self.both.chain(self.tokens(chain))  # from now on the invariant matches it
 
     @invariant()
     def both_are_equal(self) -> None:
@@ -127,4 +136,41 @@ class ArcBesideModel(CacheBesideModel):
 
 TestLruBesideModel = LruBesideModel.TestCase
 TestArcBesideModel = ArcBesideModel.TestCase
-TestLruBesideModel.settings = TestArcBesideModel.settings = settings(stateful_step_count=40)
+TestLruBesideModel.settings = TestArcBesideModel.settings = settings(
+    max_examples=400, stateful_step_count=40
+)
+
+
+SPAN = 2048  # the longest span that the core makes of one run of blocks
+NEAR_BORDERS = [1, SPAN - 1, SPAN, SPAN + 1, 2 * SPAN - 1, 2 * SPAN, 2 * SPAN + 1, 3 * SPAN + 5]
+
+
+@pytest.mark.parametrize("policy", ["lru", "arc"])
+@pytest.mark.parametrize("seed", range(3))
+def test_chains_longer_than_a_span(policy: str, seed: int) -> None:
+    """Chains of thousands of blocks that part, stop and are committed around a span's borders."""
+    rng = random.Random(seed)
+    both = Beside(rng.choice([SPAN, 2 * SPAN + 1, 9000]), policy)
+    for _ in range(60):
+        length = rng.choice(NEAR_BORDERS)
+        parts_at = rng.choice([*NEAR_BORDERS, length])
+        tokens = [0] * min(length, parts_at) + [rng.randint(1, 2)] * max(0, length - parts_at)
+        request = RequestInfo()
+        match rng.randrange(4):
+            case 0:
+                both.acquire(tokens, request)
+            case 1 | 2:
+                reservation = both.reserve(tokens, request)
+                if rng.random() < 0.7:
+                    both.commit(reservation, rng.choice([None, len(reservation.ids) // 2]))
+            case _ if both.reservations:
+                reservation = rng.choice(both.reservations)
+                count = rng.choice([SPAN - 1, SPAN, SPAN + 1])
+                both.commit(reservation, min(count, len(reservation.ids)))
+        if len(both.leases) > 1:
+            both.drop_lease(both.leases[0])
+        if len(both.reservations) > 2:
+            both.drop_reservation(both.reservations[0])
+        both.check()
+    both.drop_everything()
+    both.check()

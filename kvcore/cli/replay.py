@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from types import FrameType
 
@@ -25,6 +26,15 @@ from kvcore.machine import check_writable, replace_file, usable_cores, write_rep
 from kvcore.sim import Capacity, ReplayResult, Trace, TraceError, read_trace, sweep
 
 _PIPED_WIDTH = 160
+_HEADINGS = (
+    "capacity",
+    "blocks",
+    "token\nhit %",
+    "block\nhit %",
+    "evictions",
+    "seconds",
+    "ns/block",
+)
 
 
 @click.command()
@@ -77,7 +87,9 @@ def replay(
             raise click.ClickException(
                 "a replay process died; was there too little memory?"
             ) from None
-    _print_table(results)
+        except OSError as error:
+            raise click.ClickException(f"the replay could not go on: {error}") from None
+    _print_tables(results)
     if json_path is not None:
         write_report(json_path, [asdict(result) for result in results])
     if plot_path is not None:
@@ -86,8 +98,12 @@ def replay(
         replace_file(plot_path, hit_ratio_png(results))
 
 
+def _listed(text: str) -> list[str]:
+    return list(dict.fromkeys(part.strip() for part in text.split(",")))
+
+
 def _policies(text: str) -> list[str]:
-    names = list(dict.fromkeys(text.split(",")))
+    names = _listed(text)
     for name in names:
         try:
             PrefixCache(1, name)
@@ -98,7 +114,7 @@ def _policies(text: str) -> list[str]:
 
 def _capacities(text: str) -> list[Capacity]:
     try:
-        return [Capacity(part.strip()) for part in dict.fromkeys(text.split(","))]
+        return [Capacity(part) for part in _listed(text)]
     except ValueError as error:
         raise InputError(f"--capacity: {error}") from None
 
@@ -164,35 +180,25 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
-def _print_table(results: list[ReplayResult]) -> None:
+def _print_tables(results: list[ReplayResult]) -> None:
+    """One table a trace, of hits in percent, in 80 columns; a pipe gets as many as it takes."""
     console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("trace", "policy"):
-        table.add_column(heading, overflow="fold")
-    for heading in (
-        "capacity",
-        "blocks",
-        "token hits %",
-        "block hits %",
-        "evictions",
-        "seconds",
-        "ns/block",
-    ):
-        table.add_column(heading, justify="right", no_wrap=True)
-    previous: ReplayResult | None = None
-    for result in results:
-        if previous is not None and previous.trace != result.trace:
-            table.add_section()
-        previous = result
-        table.add_row(
-            escape(result.trace),
-            result.policy,
-            result.capacity,
-            f"{result.capacity_blocks:,}",
-            f"{100 * result.token_hit_ratio:.2f}",
-            f"{100 * result.block_hit_ratio:.2f}",
-            f"{result.evictions:,}",
-            f"{result.seconds:.3f}",
-            f"{result.ns_per_block:.1f}",
+    for trace, rows in groupby(results, lambda result: result.trace):
+        table = Table(
+            title=escape(trace), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
         )
-    console.print(table)
+        table.add_column("policy", no_wrap=True)
+        for heading in _HEADINGS:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for row in rows:
+            table.add_row(
+                row.policy,
+                row.capacity,
+                f"{row.capacity_blocks:,}",
+                f"{100 * row.token_hit_ratio:.2f}",
+                f"{100 * row.block_hit_ratio:.2f}",
+                f"{row.evictions:,}",
+                f"{row.seconds:.3f}",
+                f"{row.ns_per_block:.1f}",
+            )
+        console.print(table)

@@ -130,7 +130,7 @@ def _drive(cache: PrefixCache, trace: Trace) -> int:
     hash_chain = BlockHasher(1, "xxh3_128").hash
     block_ids = trace.block_ids
     offsets = trace.offsets.tolist()
-    kinds = [trace.kinds[kind] for kind in trace.kind]
+    kinds = [trace.kinds[kind] for kind in trace.kind.tolist()]
     sessions = [str(session) if session >= 0 else "" for session in trace.session.tolist()]
     hit_blocks = 0
     for begin, end, arrival_us, output_tokens, session, kind in zip(
