@@ -30,7 +30,7 @@ PrefixCache::PrefixCache(uint32_t num_blocks, std::string policy)
       policy_(make_policy(policy_name_, table_, num_blocks)),
       free_ids_(num_blocks) {}
 
-size_t PrefixCache::match(std::span<const BlockHash> hashes) const {
+size_t PrefixCache::match(std::span<const BlockHash> hashes) const noexcept {
   std::lock_guard lock(mutex_);
   size_t matched = 0;
   for (SpanId at = kRootSpan;;) {
@@ -43,7 +43,7 @@ size_t PrefixCache::match(std::span<const BlockHash> hashes) const {
   }
 }
 
-Lease PrefixCache::acquire(std::span<const BlockHash> hashes, const RequestInfo& request) {
+Lease PrefixCache::acquire(std::span<const BlockHash> hashes, const RequestInfo& request) noexcept {
   Lease lease(shared_from_this());
   std::lock_guard lock(mutex_);
   path_.clear();
@@ -70,7 +70,8 @@ Lease PrefixCache::acquire(std::span<const BlockHash> hashes, const RequestInfo&
   return lease;
 }
 
-Reservation PrefixCache::reserve(std::span<const BlockHash> hashes, const RequestInfo& request) {
+Reservation PrefixCache::reserve(std::span<const BlockHash> hashes,
+                                 const RequestInfo& request) noexcept {
   Reservation reservation(shared_from_this());
   reservation.states_.assign(hashes.size(), BlockState::kBypassed);
   std::lock_guard lock(mutex_);
@@ -233,8 +234,15 @@ void PrefixCache::remove(SpanId id) noexcept {
 SpanId PrefixCache::give_up(SpanId id) noexcept {
   uint32_t filled = table_[id].filled;
   bool needed = table_[id].holds > 1;  // by more than its writer
-  if (needed && filled > 0) split(id, std::exchange(filled, 0));
   Span& span = table_[id];
+  if (needed && filled > 0) {
+    if (table_.has_room(1)) {
+      split(id, filled);
+    } else {  // then all of the span goes; losing blocks is allowed
+      in_flight_blocks_ += std::exchange(span.filled, uint16_t{0});
+    }
+    filled = 0;
+  }
   SpanId above = span.parent;
   uint32_t blocks = span.length - filled;
   free_ids_.give_back(table_.block_ids(id).last(blocks));

@@ -36,7 +36,8 @@ struct CacheStats {
 //
 // Thread safe: one lock, held for the microseconds that a call takes, never during I/O. Calls cost
 // by the spans that they touch, create or evict, whatever is resident. Leases and reservations
-// keep the cache alive.
+// keep the cache alive. Where memory cannot be had the process ends: a call half done would leave
+// a cache that lies.
 class PrefixCache : public std::enable_shared_from_this<PrefixCache> {
  public:
   static constexpr uint32_t kMaxBlocks = uint32_t{1} << 30;
@@ -48,14 +49,14 @@ class PrefixCache : public std::enable_shared_from_this<PrefixCache> {
   const std::string& policy() const noexcept { return policy_name_; }
 
   // The committed blocks that `hashes` begin with. No side effect.
-  size_t match(std::span<const BlockHash> hashes) const;
+  size_t match(std::span<const BlockHash> hashes) const noexcept;
 
   // Pins and touches them.
-  Lease acquire(std::span<const BlockHash> hashes, const RequestInfo& request);
+  Lease acquire(std::span<const BlockHash> hashes, const RequestInfo& request) noexcept;
 
   // Asks for places for the blocks that are not there, and touches what is; evicts to make room,
   // never what the same chain needs. When fewer fit, the first that fit are kept.
-  Reservation reserve(std::span<const BlockHash> hashes, const RequestInfo& request);
+  Reservation reserve(std::span<const BlockHash> hashes, const RequestInfo& request) noexcept;
 
   void finish(const RequestInfo& request, uint64_t output_tokens);
 

@@ -80,7 +80,7 @@ BlockHash* RunPool::allocate(uint8_t size_class) noexcept {
   std::byte* cell;
   if (chunk->released != nullptr) {
     cell = chunk->released;
-    std::memcpy(&chunk->released, cell, sizeof(cell));
+    std::memcpy(&chunk->released, cell, sizeof(chunk->released));
   } else {
     cell = reinterpret_cast<std::byte*>(chunk) + chunk->fresh;
     chunk->fresh += chunk->cell_bytes;
