@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+pytest.register_assert_rewrite("models")
 
 settings.register_profile(
     "default",
@@ -13,6 +16,6 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.register_profile(
-    "soak", parent=settings.get_profile("default"), derandomize=False, max_examples=5000
+    "soak", parent=settings.get_profile("default"), derandomize=False, max_examples=2500
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

@@ -14,9 +14,9 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from models.beside import Beside
 
 from kvcore import RequestInfo
-from models.beside import Beside
 
 # Chains are runs of equal tokens, alone or behind a part of what was asked for before, so that they
 # part, stop inside each other and go on.
@@ -43,11 +43,11 @@ class CacheBesideModel(RuleBasedStateMachine):
         return self.latest[-1]
 
     def request(self, which: int) -> RequestInfo | None:
-        """None, one that was used before, or a new one."""
-        if which >= len(self.requests):
-            self.requests.append(RequestInfo(tenant=f"tenant{which}"))
-            return self.requests[-1]
-        return self.requests[which]
+        """None, one of the last three, or a new one."""
+        if which >= min(4, len(self.requests)):
+            self.requests.append(RequestInfo(tenant=f"tenant{len(self.requests)}"))
+            which = 1
+        return self.requests[-which] if which else None
 
     @rule(chain=chains, which=pick)
     def acquire(self, chain: ChainParts, which: int) -> None:
@@ -101,7 +101,6 @@ class CacheBesideModel(RuleBasedStateMachine):
     def drop_lease(self, which: int) -> None:
         self.both.drop_lease(self.both.leases[which % len(self.both.leases)])
 
-    @precondition(lambda self: any(self.requests))
     @rule(which=pick, output_tokens=st.integers(0, 100))
     def finish(self, which: int, output_tokens: int) -> None:
         request = self.request(which)
@@ -137,8 +136,48 @@ class ArcBesideModel(CacheBesideModel):
 TestLruBesideModel = LruBesideModel.TestCase
 TestArcBesideModel = ArcBesideModel.TestCase
 TestLruBesideModel.settings = TestArcBesideModel.settings = settings(
-    max_examples=400, stateful_step_count=40
+    max_examples=4 * settings().max_examples, stateful_step_count=40
 )
+
+
+def some_tokens(rng: random.Random) -> list[int]:
+    runs = rng.choices([1, 1, 2, 3, 5, 8, 13, 20], k=rng.randint(0, 4))
+    return [token for length in runs for token in [rng.choice([0, 0, 0, 1, 2])] * length][:60]
+
+
+@pytest.mark.parametrize("policy", ["lru", "arc"])
+@pytest.mark.parametrize("seed", range(10))
+def test_random_lives(policy: str, seed: int) -> None:
+    """The same with plain random numbers: many more steps in the same time."""
+    rng = random.Random(seed)
+    for _ in range(100):
+        both = Beside(rng.randint(1, 40), policy)
+        requests = [None, RequestInfo()]
+        most_open = rng.choice([0, 2, 5, 20])
+        for _ in range(60):
+            if rng.random() < 0.5:
+                requests.append(RequestInfo())
+            request = rng.choice(requests[-3:])
+            action = rng.random()
+            if action < 0.15:
+                both.acquire(some_tokens(rng), request)
+            elif action < 0.6:
+                both.reserve(some_tokens(rng), request)
+            elif action < 0.8 and both.reservations:
+                reservation = rng.choice(both.reservations)
+                part = rng.randint(0, len(reservation.ids))
+                both.commit(reservation, rng.choice([part, None]))
+            elif action < 0.95 and both.reservations:
+                both.drop_reservation(rng.choice(both.reservations))
+            elif both.leases:
+                both.drop_lease(rng.choice(both.leases))
+            if len(both.reservations) > most_open:
+                both.drop_reservation(both.reservations[0])
+            if len(both.leases) > most_open:
+                both.drop_lease(both.leases[0])
+            both.check()
+        both.drop_everything()
+        both.check()
 
 
 SPAN = 2048  # the longest span that the core makes of one run of blocks

@@ -1,5 +1,7 @@
 #include "bindings/arguments.h"
 
+#include <string_view>
+
 namespace kvcore::bindings {
 
 std::string describe(py::handle object) {
@@ -8,7 +10,8 @@ std::string describe(py::handle object) {
     return text + " of dtype " + std::string(py::str(object.attr("dtype"))) + " and shape " +
            std::string(py::str(object.attr("shape")));
   }
-  std::string repr = py::repr(object);
+  std::string repr =
+      py::str(py::repr(object).attr("encode")("utf-8", "backslashreplace").attr("decode")());
   return repr.size() <= 60 ? text + " " + repr : text;
 }
 
@@ -30,7 +33,14 @@ std::string string_argument(py::handle object, const char* argument) {
   if (!py::isinstance<py::str>(object)) {
     throw py::type_error(std::string(argument) + " must be a str, got " + describe(object));
   }
-  return object.cast<std::string>();
+  Py_ssize_t size = 0;
+  const char* text = PyUnicode_AsUTF8AndSize(object.ptr(), &size);
+  if (text == nullptr) {
+    PyErr_Clear();
+    throw py::value_error(std::string(argument) + " must be valid Unicode text, got " +
+                          describe(object));
+  }
+  return {text, static_cast<size_t>(size)};
 }
 
 Buffer::Buffer(py::handle object, const char* argument, const char* allowed) {
@@ -44,8 +54,9 @@ Buffer::Buffer(py::handle object, const char* argument, const char* allowed) {
 HashesArgument::HashesArgument(py::handle object, const char* argument)
     : buffer_(object, argument, "a C-contiguous uint8[n, 16] array") {
   const Py_buffer& view = buffer_.view();
+  std::string_view format = view.format == nullptr ? "B" : view.format;
   if (view.ndim != 2 || view.shape[1] != sizeof(BlockHash) || view.itemsize != 1 ||
-      (view.format != nullptr && view.format[0] != 'B')) {
+      format.back() != 'B') {
     throw py::value_error(std::string(argument) +
                           " must be a C-contiguous uint8[n, 16] array, got " + describe(object));
   }

@@ -53,7 +53,7 @@ class Reservation {
   // The new blocks: positions in the chain, and the ids to fill.
   const std::vector<uint32_t>& new_positions() const noexcept { return new_positions_; }
   const std::vector<BlockId>& block_ids() const noexcept { return block_ids_; }
-  // What was evicted to make room. The ids may be among those to fill.
+  // What was evicted to make room, descendants first. The ids may be among those to fill.
   const std::vector<BlockHash>& evicted_hashes() const noexcept { return evicted_hashes_; }
   const std::vector<BlockId>& evicted_ids() const noexcept { return evicted_ids_; }
 

@@ -83,24 +83,29 @@ Reservation PrefixCache::reserve(std::span<const BlockHash> hashes,
   uint64_t wanted = missing.size();
   for (SpanId id : path_) wanted += table_[id].vacant ? table_[id].length : 0;
   hold(deepest);
-  uint32_t remembered = missing.empty() ? 0 : policy_->remember(missing);
+  uint32_t remembered = policy_->remember(missing);
   make_room(wanted, reservation);
 
   auto state = reservation.states_.begin();
   for (size_t i = 0; i < path_.size(); ++i) {
-    Span& span = table_[path_[i]];
-    if (span.vacant && span.length > free_ids_.available()) {
-      path_.resize(i);  // what lies below is of no use without it
-      missing = {};
-      break;
-    }
-    if (span.vacant) {
-      adopt(path_[i], reservation);
-      state = std::fill_n(state, span.length, BlockState::kNew);
-    } else {
+    SpanId id = path_[i];
+    if (!table_[id].vacant) {
+      const Span& span = table_[id];
       state = std::fill_n(state, span.filled, BlockState::kPresent);
       state = std::fill_n(state, span.length - span.filled, BlockState::kInFlight);
+      continue;
     }
+    uint32_t room = std::min<uint32_t>(table_[id].length, free_ids_.available());
+    bool fits = room == table_[id].length;
+    if (!fits) {  // what lies below is of no use without it
+      missing = {};
+      path_.resize(i);
+      if (room == 0 || !table_.has_room(1)) break;
+      id = path_.emplace_back(split(id, room));
+    }
+    adopt(id, reservation);
+    state = std::fill_n(state, room, BlockState::kNew);
+    if (!fits) break;
   }
 
   size_t taken = std::min<size_t>(missing.size(), free_ids_.available());
@@ -171,9 +176,9 @@ void PrefixCache::make_room(uint64_t wanted, Reservation& reservation) {
     blocks = static_cast<uint32_t>(std::min<uint64_t>(blocks, wanted - free_ids_.available()));
     std::span<const BlockHash> hashes = table_.hashes(id).last(blocks);
     std::span<const BlockId> ids = table_.block_ids(id).last(blocks);
-    reservation.evicted_hashes_.insert(reservation.evicted_hashes_.end(), hashes.begin(),
-                                       hashes.end());
-    reservation.evicted_ids_.insert(reservation.evicted_ids_.end(), ids.begin(), ids.end());
+    reservation.evicted_hashes_.insert(reservation.evicted_hashes_.end(), hashes.rbegin(),
+                                       hashes.rend());
+    reservation.evicted_ids_.insert(reservation.evicted_ids_.end(), ids.rbegin(), ids.rend());
     free_ids_.give_back(ids);
     evictions_ += blocks;
     policy_->evict(id, blocks);

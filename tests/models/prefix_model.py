@@ -97,10 +97,7 @@ class ModelCache:
 
         def leaf(block: Block) -> bool:
             return (
-                block.committed
-                and not block.children
-                and block.leases == 0
-                and block not in kept
+                block.committed and not block.children and block.leases == 0 and block not in kept
             )
 
         evicted: list[bytes] = []

@@ -1,0 +1,98 @@
+"""`kvcore bench`: hash, table and cache beside their peers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kvcore.cli import InputError
+
+if TYPE_CHECKING:
+    from kvcore.bench.harness import Row
+
+BENCHES = ("hash", "table", "cache")
+_PIPED_WIDTH = 160
+
+
+@click.command()
+@click.argument("names", metavar="[hash|table|cache]...", nargs=-1, type=click.Choice(BENCHES))
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write a report here.")
+@click.option("--quick", is_flag=True, help="Small sizes: shows that it runs, measures nothing.")
+def bench(names: tuple[str, ...], json_path: Path | None, quick: bool) -> None:
+    """Measure hash, table and cache beside their peers; all three, or those that are named.
+
+    Peers that are not installed are named and left out; `make bench BENCH=hash` brings them.
+    """
+    from kvcore.bench.harness import WrongAnswerError
+    from kvcore.machine import write_report
+
+    _check_output(json_path)
+    rows = []
+    try:
+        for name in dict.fromkeys(names or BENCHES):
+            rows += _run(name, quick)
+    except (WrongAnswerError, ChildProcessError) as error:
+        raise click.ClickException(str(error)) from None
+    if json_path is not None:
+        write_report(json_path, [asdict(row) for row in rows])
+
+
+def _check_output(json_path: Path | None) -> None:
+    from kvcore.machine import check_writable
+
+    try:
+        if json_path is not None:
+            check_writable(json_path)
+    except OSError as error:
+        raise InputError(f"--json {json_path}: {error.strerror}") from None
+
+
+def _run(name: str, quick: bool) -> list[Row]:
+    from rich.console import Console
+
+    rows: list[Row] = []
+    errors = Console(stderr=True)
+    with errors.status(f"{name} ...") as status:
+        for row in import_module(f"kvcore.bench.{name}").run(quick):
+            rows.append(row)
+            status.update(f"{name}, after {len(rows)}: {row.case}")
+    _print_table(name, rows)
+    return rows
+
+
+def _print_table(name: str, rows: list[Row]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=name, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("case")
+    table.add_column("unit", no_wrap=True)
+    table.add_column("kvcore", justify="right", no_wrap=True)
+    table.add_column("peers and limits", justify="right", no_wrap=True)
+    table.add_column("times\nbetter", justify="right", no_wrap=True)
+    table.add_column("of\nlimit", justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.case,
+            row.unit,
+            _figure(row.ours),
+            _lines({**row.peers, **row.limits}),
+            "" if row.ratio is None else f"{row.ratio:,.1f}",
+            "" if row.of_limit is None else f"{row.of_limit:.0%}",
+        )
+    Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(table)
+
+
+def _lines(figures: Mapping[str, float]) -> str:
+    return "\n".join(f"{name} {_figure(figure)}" for name, figure in figures.items())
+
+
+def _figure(figure: float) -> str:
+    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"

@@ -1,0 +1,371 @@
+"""What the eviction policies do on whole traces: golden misses, properties, textbook rules."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+
+import pytest
+from models.beside import Beside
+from models.chains import Hashes, hashes_of
+
+from kvcore import PrefixCache, RequestInfo
+
+Trace = list[list[int]]  # the tokens of each request; one token makes one block
+
+
+class Hasher:
+    """Hashes each prompt once."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[int, ...], Hashes] = {}
+
+    def __call__(self, tokens: Iterable[int]) -> Hashes:
+        key = tuple(tokens)
+        if key not in self.known:
+            self.known[key] = hashes_of(key)
+        return self.known[key]
+
+
+hashes = Hasher()
+
+
+def serve(cache: PrefixCache, tokens: Iterable[int]) -> int:
+    """One request from its start to its end; answers how many of its blocks were there."""
+    request = RequestInfo()
+    with cache.acquire(hashes(tokens), request) as lease:
+        with cache.reserve(hashes(tokens), request) as reservation:
+            reservation.commit()
+        cache.finish(request)
+        return lease.num_blocks
+
+
+def misses(trace: Trace, num_blocks: int, policy: str) -> int:
+    cache = PrefixCache(num_blocks, policy)
+    missed = sum(len(tokens) - serve(cache, tokens) for tokens in trace)
+    cache.check_invariants()
+    return missed
+
+
+# --- Small traces -------------------------------------------------------------------------------
+# Only random.random() is used: its sequence is the same in every version of Python.
+
+
+def below(rng: random.Random, bound: int) -> int:
+    return int(rng.random() * bound)
+
+
+def zipf_ranks(rng: random.Random, count: int, skew: float) -> Iterator[int]:
+    weights = list(itertools.accumulate(1 / rank**skew for rank in range(1, count + 1)))
+    while True:
+        point = rng.random() * weights[-1]
+        yield next(rank for rank, weight in enumerate(weights) if point < weight)
+
+
+def chat_trace(seed: int) -> Trace:
+    """Conversations that grow turn by turn, a few at a time, behind one of three system prompts."""
+    rng = random.Random(seed)
+    fresh = itertools.count(100)
+    open_chats: list[list[int]] = []
+    trace: Trace = []
+    for _ in range(400):
+        if (len(open_chats) < 12 and rng.random() < 0.3) or not open_chats:
+            system = below(rng, 3)
+            open_chats.append([system] * (4 + 3 * system))
+        which = below(rng, len(open_chats))
+        open_chats[which] = open_chats[which] + [next(fresh) for _ in range(1 + below(rng, 6))]
+        trace.append(open_chats[which])
+        if rng.random() < 0.15:
+            del open_chats[which]
+    return trace
+
+
+def rag_trace(seed: int) -> Trace:
+    """Popular documents behind one instruction, each with a question of its own."""
+    rng = random.Random(seed)
+    documents = zipf_ranks(rng, 80, 0.9)
+    fresh = itertools.count(1000)
+    trace: Trace = []
+    for _ in range(500):
+        document = next(documents)
+        body = [10 + document] * (2 + document % 7)
+        trace.append([1, 1, *body, next(fresh)])
+    return trace
+
+
+def scan_trace(seed: int) -> Trace:
+    """A few prompts that come again and again, and bursts of prompts that never do."""
+    rng = random.Random(seed)
+    fresh = itertools.count(1000)
+    trace: Trace = []
+    for _ in range(60):
+        trace += [[below(rng, 6)] * 5 for _ in range(6)]
+        trace += [[next(fresh)] * 4 for _ in range(below(rng, 10))]
+    return trace
+
+
+def loop_trace() -> Trace:
+    """Five prompts of ten blocks in a circle."""
+    return [[prompt] * 10 for _ in range(40) for prompt in range(5)]
+
+
+TRACES: dict[str, Trace] = {
+    "chat": chat_trace(1),
+    "rag": rag_trace(2),
+    "scan": scan_trace(3),
+    "loop": loop_trace(),
+}
+GOLDEN_CAPACITIES = (10, 30, 60, 120)
+GOLDEN_MISSES = {
+    ("chat", "lru"): (9608, 8480, 7114, 5531),
+    ("chat", "arc"): (9608, 8444, 7086, 5590),
+    ("rag", "lru"): (2596, 2393, 2127, 1767),
+    ("rag", "arc"): (2594, 2158, 1821, 1562),
+    ("scan", "lru"): (2411, 1997, 1454, 1185),
+    ("scan", "arc"): (2361, 1334, 1170, 1170),
+    ("loop", "lru"): (2000, 2000, 50, 50),
+    ("loop", "arc"): (2000, 2000, 50, 50),
+}
+
+
+@pytest.mark.parametrize(("trace", "policy"), GOLDEN_MISSES)
+def test_golden_misses(trace: str, policy: str) -> None:
+    found = tuple(misses(TRACES[trace], blocks, policy) for blocks in GOLDEN_CAPACITIES)
+    assert found == GOLDEN_MISSES[trace, policy]
+
+
+@pytest.mark.parametrize("policy", ["lru", "arc"])
+@pytest.mark.parametrize("trace", TRACES)
+def test_what_fits_is_missed_once(trace: str, policy: str) -> None:
+    distinct = {tuple(tokens[: end + 1]) for tokens in TRACES[trace] for end in range(len(tokens))}
+    assert misses(TRACES[trace], len(distinct), policy) == len(distinct)
+
+
+@pytest.mark.parametrize("policy", ["lru", "arc"])
+def test_a_chain_longer_than_the_cache_keeps_its_first_blocks(policy: str) -> None:
+    cache = PrefixCache(20, policy)
+    assert [serve(cache, [7] * 50) for _ in range(5)] == [0, 20, 20, 20, 20]
+
+
+# --- LRU ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trace", TRACES)
+def test_lru_hits_never_fall_as_capacity_grows(trace: str) -> None:
+    missed = [misses(TRACES[trace], num_blocks, "lru") for num_blocks in range(1, 80)]
+    assert missed == sorted(missed, reverse=True)
+
+
+class PlainLru:
+    """Blocks in an OrderedDict; each request touches its own, the deepest first."""
+
+    def __init__(self, num_blocks: int) -> None:
+        self.num_blocks = num_blocks
+        self.blocks: OrderedDict[tuple[int, ...], None] = OrderedDict()
+
+    def serve(self, tokens: list[int]) -> int:
+        prefixes = [tuple(tokens[: end + 1]) for end in range(len(tokens))]
+        hits = len(list(itertools.takewhile(self.blocks.__contains__, prefixes)))
+        for prefix in reversed(prefixes):
+            self.blocks[prefix] = None
+            self.blocks.move_to_end(prefix)
+        while len(self.blocks) > self.num_blocks:
+            self.blocks.popitem(last=False)
+        return hits
+
+
+@pytest.mark.parametrize("num_blocks", [1, 2, 7, 30, 100])
+def test_lru_over_spans_is_lru_over_blocks(num_blocks: int) -> None:
+    rng = random.Random(num_blocks)
+    cache, plain = PrefixCache(num_blocks, "lru"), PlainLru(num_blocks)
+    for _ in range(3000):
+        tokens = [int(rng.random() < 0.15) for _ in range(rng.randint(0, 25))]
+        assert serve(cache, tokens) == plain.serve(tokens)
+    cache.check_invariants()
+
+
+def test_lru_evicts_the_longest_unused_deepest_first() -> None:
+    cache = PrefixCache(9, "lru")
+    for prompt in (1, 2, 3):
+        serve(cache, [prompt] * 3)
+    serve(cache, [1] * 3)
+    serve(cache, [4] * 2)  # takes the tail of 2
+    assert [cache.match(hashes([prompt] * 3)) for prompt in (1, 2, 3, 4)] == [3, 1, 3, 2]
+
+
+def test_lru_counts_acquire_without_reserve_as_use() -> None:
+    cache = PrefixCache(4, "lru")
+    serve(cache, [1, 1])
+    serve(cache, [2, 2])
+    cache.acquire(hashes([1, 1])).release()
+    serve(cache, [3, 3])
+    assert [cache.match(hashes([prompt] * 2)) for prompt in (1, 2, 3)] == [2, 0, 2]
+
+
+def test_match_is_no_use() -> None:
+    cache = PrefixCache(4, "lru")
+    serve(cache, [1, 1])
+    serve(cache, [2, 2])
+    assert cache.match(hashes([1, 1])) == 2
+    serve(cache, [3, 3])
+    assert [cache.match(hashes([prompt] * 2)) for prompt in (1, 2, 3)] == [0, 2, 2]
+
+
+# --- ARC ----------------------------------------------------------------------------------------
+
+
+class PaperArc:
+    """ARC(c) as figure 4 of Megiddo and Modha (FAST 2003) gives it; lists are oldest first."""
+
+    def __init__(self, c: int) -> None:
+        self.c = c
+        self.p = 0.0
+        self.t1: list[int] = []
+        self.t2: list[int] = []
+        self.b1: list[int] = []
+        self.b2: list[int] = []
+
+    def request(self, x: int) -> bool:
+        """True when it is a hit."""
+        if x in self.t1 or x in self.t2:  # case I
+            (self.t1 if x in self.t1 else self.t2).remove(x)
+            self.t2.append(x)
+            return True
+        if x in self.b1:  # case II
+            delta = 1 if len(self.b1) >= len(self.b2) else len(self.b2) / len(self.b1)
+            self.p = min(self.p + delta, self.c)
+            self.replace(x)
+            self.b1.remove(x)
+            self.t2.append(x)
+            return False
+        if x in self.b2:  # case III
+            delta = 1 if len(self.b2) >= len(self.b1) else len(self.b1) / len(self.b2)
+            self.p = max(self.p - delta, 0)
+            self.replace(x)
+            self.b2.remove(x)
+            self.t2.append(x)
+            return False
+        in_l1, in_l2 = len(self.t1) + len(self.b1), len(self.t2) + len(self.b2)  # case IV
+        if in_l1 == self.c:
+            if len(self.t1) < self.c:
+                self.b1.pop(0)
+                self.replace(x)
+            else:
+                self.t1.pop(0)
+        elif in_l1 + in_l2 >= self.c:
+            if in_l1 + in_l2 == 2 * self.c:
+                self.b2.pop(0)
+            self.replace(x)
+        self.t1.append(x)
+        return False
+
+    def replace(self, x: int) -> None:
+        size = len(self.t1)
+        if size > 0 and (size > self.p or (x in self.b2 and size == self.p)):
+            self.b1.append(self.t1.pop(0))
+        else:
+            self.b2.append(self.t2.pop(0))
+
+
+def one_block_zipf(seed: int, requests: int, blocks: int, skew: float) -> list[int]:
+    ranks = zipf_ranks(random.Random(seed), blocks, skew)
+    return [next(ranks) for _ in range(requests)]
+
+
+def one_block_mixture(seed: int, requests: int) -> list[int]:
+    """Popular blocks, with scans and loops between."""
+    rng = random.Random(seed)
+    popular = zipf_ranks(rng, 60, 1.0)
+    fresh = itertools.count(1000)
+    trace: list[int] = []
+    while len(trace) < requests:
+        trace += [next(popular) for _ in range(below(rng, 60))]
+        trace += [next(fresh) for _ in range(below(rng, 25))]
+        first, length = below(rng, 100), below(rng, 30)
+        trace += list(range(first, first + length)) * below(rng, 4)
+    return trace
+
+
+@pytest.mark.parametrize("num_blocks", [1, 2, 3, 8, 20, 50, 200])
+def test_arc_on_chains_of_one_block_is_the_paper_s(num_blocks: int) -> None:
+    cache, paper = PrefixCache(num_blocks, "arc"), PaperArc(num_blocks)
+    for block in one_block_mixture(num_blocks, 6000):
+        assert serve(cache, [block]) == paper.request(block)
+    cache.check_invariants()
+
+
+@pytest.mark.parametrize("num_blocks", [50, 200, 500])
+def test_arc_on_chains_of_one_block_is_near_libcachesim_s(num_blocks: int) -> None:
+    libcachesim = pytest.importorskip("libcachesim")
+    trace = one_block_zipf(5, 40_000, 2000, 0.9)
+    peer = libcachesim.ARC(cache_size=num_blocks, hashpower=14)
+    request = libcachesim.Request(obj_size=1)
+    peer_hits = 0
+    for block in trace:
+        request.obj_id = block + 1
+        peer_hits += peer.get(request)
+    ours = len(trace) - misses([[block] for block in trace], num_blocks, "arc")
+    assert abs(ours - peer_hits) / len(trace) < 0.001
+
+
+def test_arc_keeps_what_is_used_again_through_a_scan() -> None:
+    """LRU loses everything to a scan as long as the cache."""
+    for policy, kept in (("arc", 5), ("lru", 0)):
+        cache = PrefixCache(20, policy)
+        serve(cache, [1] * 5)
+        serve(cache, [1] * 5)
+        for prompt in range(100, 110):
+            serve(cache, [prompt] * 4)
+        assert cache.match(hashes([1] * 5)) == kept
+
+
+@pytest.mark.parametrize(("last", "kept"), [(2, 3), (9, 2)])
+def test_arc_brings_back_a_ghost_as_used_before(last: int, kept: int) -> None:
+    """A block that returns soon after it left stays through the next scan; a new one does not."""
+    cache = PrefixCache(10, "arc")
+    serve(cache, [1] * 2)
+    serve(cache, [1] * 2)  # so that not all is new: only then T1 leaves ghosts
+    serve(cache, [2] * 3)
+    for prompt in (100, 101, 102):
+        serve(cache, [prompt] * 2)  # the last one drives a block of 2 out
+    assert cache.match(hashes([2] * 3)) == 2
+    serve(cache, [2, 2, last])
+    for prompt in range(200, 220):
+        serve(cache, [prompt] * 2)
+    assert cache.match(hashes([2, 2, last])) == kept
+
+
+def test_arc_touches_of_one_request_are_one_use() -> None:
+    """However often a request touches its blocks, they are as good as new to the next scan."""
+    for requests, kept in ((1, 0), (2, 3)):
+        cache = PrefixCache(10, "arc")
+        infos = [RequestInfo() for _ in range(requests)]
+        for touch in range(4):
+            info = infos[touch % requests]
+            cache.acquire(hashes([1] * 3), info).release()
+            cache.reserve(hashes([1] * 3), info).commit()
+        for prompt in range(100, 110):
+            serve(cache, [prompt] * 2)
+        assert cache.match(hashes([1] * 3)) == kept
+
+
+def test_arc_a_request_without_missing_blocks_has_none_in_b2() -> None:
+    """What an earlier request found in B2 does not decide who leaves for this one."""
+    both = Beside(10, "arc")
+
+    def serve_both(tokens: list[int]) -> None:
+        reservation = both.reserve(tokens, RequestInfo())
+        both.commit(reservation, None)
+        both.drop_reservation(reservation)
+
+    serve_both([0] * 7)
+    serve_both([0] * 4)
+    both.reserve([1], RequestInfo())
+    given_up = both.reserve([0, 0, 1], RequestInfo())
+    serve_both([0, 0, 1, 0, 0, 0, 0, 1])
+    both.abort(given_up)  # a vacant block, with others below
+    serve_both([0] * 7)  # finds some of its blocks in B2
+    both.reserve([0, 0, 1], RequestInfo())  # only the vacant one comes again
+    both.check()
