@@ -51,3 +51,8 @@ pip=("$venv/bin/python" -m pip --disable-pip-version-check)
 "${pip[@]}" install -q "scikit-build-core>=0.11" "pybind11>=3.0" "cython>=3.1" "cython-cmake>=0.2" \
   "cmake>=3.28" ninja
 "${pip[@]}" install -q --no-build-isolation -e ".$extra"
+if [ "$extra" = "[test]" ]; then
+  # The peer that ARC is compared with; there are wheels for most machines, not for all.
+  "${pip[@]}" install -q --only-binary libcachesim "libcachesim==0.3.5" ||
+    echo "setup: no wheel of libcachesim for this machine; the comparison with it will be skipped" >&2
+fi

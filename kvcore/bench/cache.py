@@ -44,7 +44,7 @@ def _replace_case(policy: str, chains: Hashes, new_chains: Hashes) -> Case:
     num_chains, span_blocks = chains.shape[:2]
     rounds, new_blocks = new_chains.shape[:2]
     num_blocks = num_chains * span_blocks
-    leaving = chains.reshape(-1, new_blocks, 16)
+    leaving = _leaving(chains, new_blocks)
     cache = grown_cache(chains, span_blocks, policy)
 
     def replace(hashes: Hashes) -> Reservation:
@@ -80,14 +80,18 @@ def _ordered_replacing(chains: Hashes, new_chains: Hashes) -> Contender:
     blocks = OrderedBlocks()
     for chain in chains:
         blocks.fill(keys_of(chain))
-    new_blocks = new_chains.shape[1]
-    leaving = chains[:, ::-1].reshape(-1, new_blocks, 16)  # each chain from its end
+    leaving = _leaving(chains, new_chains.shape[1])
     return Contender(
         blocks.replace,
         lambda i: keys_of(new_chains[i]),
         lambda i: leaving[i].tobytes(),
         lambda evicted: b"".join(key for key, _ in evicted),
     )
+
+
+def _leaving(chains: Hashes, blocks: int) -> Hashes:
+    """What leaves in each round: `blocks` blocks, the oldest chain first, each from its end."""
+    return chains[:, ::-1].reshape(-1, blocks, 16)
 
 
 def _touch_case(policy: str, chains: Hashes, rounds: int) -> Case:
