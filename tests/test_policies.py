@@ -354,18 +354,12 @@ def test_arc_touches_of_one_request_are_one_use() -> None:
 def test_arc_a_request_without_missing_blocks_has_none_in_b2() -> None:
     """What an earlier request found in B2 does not decide who leaves for this one."""
     both = Beside(10, "arc")
-
-    def serve_both(tokens: list[int]) -> None:
-        reservation = both.reserve(tokens, RequestInfo())
-        both.commit(reservation, None)
-        both.drop_reservation(reservation)
-
-    serve_both([0] * 7)
-    serve_both([0] * 4)
+    both.serve([0] * 7, RequestInfo())
+    both.serve([0] * 4, RequestInfo())
     both.reserve([1], RequestInfo())
     given_up = both.reserve([0, 0, 1], RequestInfo())
-    serve_both([0, 0, 1, 0, 0, 0, 0, 1])
+    both.serve([0, 0, 1, 0, 0, 0, 0, 1], RequestInfo())
     both.abort(given_up)  # a vacant block, with others below
-    serve_both([0] * 7)  # finds some of its blocks in B2
+    both.serve([0] * 7, RequestInfo())  # finds some of its blocks in B2
     both.reserve([0, 0, 1], RequestInfo())  # only the vacant one comes again
     both.check()

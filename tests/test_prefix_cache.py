@@ -463,6 +463,48 @@ def test_when_a_gap_does_not_fit_its_first_blocks_are_kept() -> None:
     cache.check_invariants()
 
 
+@pytest.mark.parametrize("policy", ["lru", "arc"])
+def test_when_records_run_out_blocks_are_bypassed_and_nothing_else_happens(policy: str) -> None:
+    """Blocks that nobody writes cost no room but a record a span, and these are bounded."""
+    rng = random.Random(0)
+    cache = PrefixCache(64, policy)
+    writers, prompts = [], []
+    for turn in range(60):  # a gap of up to 62 blocks above each single block in flight
+        tokens = [turn] * (64 - turn)
+        above = cache.reserve(hashes_of(tokens[:-1]))
+        writers.append(cache.reserve(hashes_of(tokens)))
+        above.abort()
+        prompts.append(tokens)
+    for tokens in prompts:
+        for length in range(1, len(tokens) - 1):
+            cache.reserve(hashes_of(tokens[:length])).abort()  # parts the gap there
+    assert cache.stats().num_spans == 64 * 2 + 1024
+    cache.check_invariants()
+    held: list[Lease | Reservation] = []
+    for _ in range(200):
+        tokens = rng.choice(prompts)
+        hashes = hashes_of(tokens[: rng.randint(0, len(tokens))] + [100] * rng.choice([0, 1, 5]))
+        if rng.random() < 0.3:
+            held.append(cache.acquire(hashes))
+        else:
+            reservation = cache.reserve(hashes)
+            reservation.commit(rng.randint(0, len(reservation.block_ids)))
+            held.append(reservation)
+        if len(held) > 6:
+            del held[rng.randrange(len(held))]
+        if rng.random() < 0.1 and writers:
+            writers.pop().commit()
+        cache.check_invariants()
+    del reservation, above
+    held.clear()
+    writers.clear()
+    assert cache.stats().in_flight_blocks == 0
+    assert cache.stats().num_leases == 0
+    put(cache, hashes_of([200] * 64))
+    assert cache.match(hashes_of([200] * 64)) == 64
+    cache.check_invariants()
+
+
 # --- Requests -----------------------------------------------------------------------------------
 
 
@@ -800,7 +842,7 @@ def test_a_request_cannot_be_changed(name: str) -> None:
 
 
 @pytest.mark.parametrize("policy", ["lru", "arc"])
-def test_hashes_that_are_no_chains_break_nothing_of_others(policy: str) -> None:
+def test_hashes_that_are_no_chains_leak_nothing(policy: str) -> None:
     """Equal hashes with different ones before them: the answers mean little, but nothing leaks."""
     rng = random.Random(0)
     for _ in range(100):

@@ -59,13 +59,7 @@ class CacheBesideModel(RuleBasedStateMachine):
 
     @rule(chain=chains, which=pick)
     def serve(self, chain: ChainParts, which: int) -> None:
-        """What an engine does for a request, from its start to its end."""
-        request, tokens = self.request(which), self.tokens(chain)
-        lease = self.both.acquire(tokens, request)
-        reservation = self.both.reserve(tokens, request)
-        self.both.commit(reservation, None)
-        self.both.drop_lease(lease)
-        self.both.drop_reservation(reservation)
+        self.both.serve(self.tokens(chain), self.request(which))
 
     @precondition(lambda self: self.both.reservations)
     @rule(which=pick, part=st.integers(0, 20))
@@ -136,7 +130,7 @@ class ArcBesideModel(CacheBesideModel):
 TestLruBesideModel = LruBesideModel.TestCase
 TestArcBesideModel = ArcBesideModel.TestCase
 TestLruBesideModel.settings = TestArcBesideModel.settings = settings(
-    max_examples=4 * settings().max_examples, stateful_step_count=40
+    max_examples=3 * settings().max_examples, stateful_step_count=40
 )
 
 
@@ -174,6 +168,36 @@ def test_random_lives(policy: str, seed: int) -> None:
             if len(both.reservations) > most_open:
                 both.drop_reservation(both.reservations[0])
             if len(both.leases) > most_open:
+                both.drop_lease(both.leases[0])
+            both.check()
+        both.drop_everything()
+        both.check()
+
+
+@pytest.mark.parametrize("policy", ["lru", "arc"])
+@pytest.mark.parametrize("seed", range(10))
+def test_random_requests(policy: str, seed: int) -> None:
+    """Whole requests, few of them broken off: what was evicted comes back, again and again."""
+    rng = random.Random(seed)
+    for _ in range(20):
+        both = Beside(rng.randint(1, 30), policy)
+        popular = [some_tokens(rng) for _ in range(rng.randint(2, 12))]
+        request = RequestInfo()
+        for _ in range(200):
+            tokens = rng.choice(popular)
+            if rng.random() < 0.3:
+                tokens = tokens[: rng.randint(0, 60)] + some_tokens(rng)[:5]
+            if rng.random() < 0.8:
+                request = RequestInfo()
+            if rng.random() < 0.9:
+                both.serve(tokens, request)
+            elif rng.random() < 0.5:
+                both.reserve(tokens, request)
+            else:
+                both.acquire(tokens, request)
+            if len(both.reservations) > 2:
+                both.drop_reservation(both.reservations[0])
+            if len(both.leases) > 2:
                 both.drop_lease(both.leases[0])
             both.check()
         both.drop_everything()

@@ -4,28 +4,32 @@
 
 namespace kvcore::bindings {
 
+// Whatever the object does when it is asked to show itself, the error that is being told wins.
 std::string describe(py::handle object) {
   std::string text = Py_TYPE(object.ptr())->tp_name;
-  if (py::hasattr(object, "shape") && py::hasattr(object, "dtype")) {
-    return text + " of dtype " + std::string(py::str(object.attr("dtype"))) + " and shape " +
-           std::string(py::str(object.attr("shape")));
+  try {
+    if (py::hasattr(object, "shape") && py::hasattr(object, "dtype")) {
+      return text + " of dtype " + std::string(py::str(object.attr("dtype"))) + " and shape " +
+             std::string(py::str(object.attr("shape")));
+    }
+    auto repr = py::repr(object).attr("encode")("utf-8", "backslashreplace").cast<std::string>();
+    return repr.size() <= 60 ? text + " " + repr : text;
+  } catch (py::error_already_set&) {
+    return text;
   }
-  std::string repr =
-      py::str(py::repr(object).attr("encode")("utf-8", "backslashreplace").attr("decode")());
-  return repr.size() <= 60 ? text + " " + repr : text;
 }
 
 int64_t integer_argument(py::handle object, const char* argument, int64_t low, int64_t high) {
-  std::string allowed = std::string(argument) + " must be an int from " + std::to_string(low) +
-                        " to " + std::to_string(high) + ", got " + describe(object);
+  auto allowed = [&] {
+    return std::string(argument) + " must be an int from " + std::to_string(low) + " to " +
+           std::to_string(high) + ", got " + describe(object);
+  };
+  if (PyBool_Check(object.ptr()) || !PyIndex_Check(object.ptr())) throw py::type_error(allowed());
   py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
-  if (!index || PyBool_Check(object.ptr())) {
-    PyErr_Clear();
-    throw py::type_error(allowed);
-  }
+  if (!index) throw py::error_already_set();
   int overflow = 0;
   int64_t value = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
-  if (overflow != 0 || value < low || value > high) throw py::value_error(allowed);
+  if (overflow != 0 || value < low || value > high) throw py::value_error(allowed());
   return value;
 }
 
@@ -56,7 +60,7 @@ HashesArgument::HashesArgument(py::handle object, const char* argument)
   const Py_buffer& view = buffer_.view();
   std::string_view format = view.format == nullptr ? "B" : view.format;
   if (view.ndim != 2 || view.shape[1] != sizeof(BlockHash) || view.itemsize != 1 ||
-      format.back() != 'B') {
+      !format.ends_with('B')) {
     throw py::value_error(std::string(argument) +
                           " must be a C-contiguous uint8[n, 16] array, got " + describe(object));
   }

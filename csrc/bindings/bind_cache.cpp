@@ -8,13 +8,13 @@
 namespace kvcore::bindings {
 namespace {
 
-// Calls of fewer blocks are done before another thread could be handed the GIL; at most about
-// 100 us, while taking it back beside a busy thread takes milliseconds.
-constexpr size_t kKeepGilBlocks = 16384;
+// A call of fewer blocks mostly takes less than 100 us and keeps the GIL: taking it back beside a
+// busy thread takes milliseconds. But nobody keeps the GIL while he waits for another's long call.
+constexpr size_t kKeepGilBlocks = 4096;
 
 template <typename Call>
-auto without_gil_if_long(size_t blocks, Call&& call) {
-  if (blocks < kKeepGilBlocks) return call();
+auto without_gil_if_long(const PrefixCache& cache, size_t blocks, Call&& call) {
+  if (blocks < kKeepGilBlocks && !cache.is_busy()) return call();
   py::gil_scoped_release release;
   return call();
 }
@@ -145,7 +145,7 @@ void register_cache(py::module_& module) {
           "match",
           [](const PrefixCache& self, py::handle hashes) {
             HashesArgument argument(hashes);
-            return without_gil_if_long(argument.get().size(),
+            return without_gil_if_long(self, argument.get().size(),
                                        [&] { return self.match(argument.get()); });
           },
           kMatchDoc, py::arg("hashes"))
@@ -154,7 +154,7 @@ void register_cache(py::module_& module) {
           [](PrefixCache& self, py::handle hashes, py::handle request) {
             HashesArgument argument(hashes);
             RequestArgument info(request);
-            return without_gil_if_long(argument.get().size(),
+            return without_gil_if_long(self, argument.get().size(),
                                        [&] { return self.acquire(argument.get(), info.get()); });
           },
           kAcquireDoc, py::arg("hashes"), py::arg("request") = py::none())
@@ -163,7 +163,7 @@ void register_cache(py::module_& module) {
           [](PrefixCache& self, py::handle hashes, py::handle request) {
             HashesArgument argument(hashes);
             RequestArgument info(request);
-            return without_gil_if_long(argument.get().size(),
+            return without_gil_if_long(self, argument.get().size(),
                                        [&] { return self.reserve(argument.get(), info.get()); });
           },
           kReserveDoc, py::arg("hashes"), py::arg("request") = py::none())

@@ -21,8 +21,8 @@ std::shared_ptr<PrefixCache> PrefixCache::create(uint64_t num_blocks, std::strin
   return cache;
 }
 
-// Every span has a block of its own but the vacant ones. Those are rare; where records run out all
-// the same, requests are bypassed.
+// Every span has a block of its own but the vacant ones. Where these use up the records, make_room
+// evicts what keeps them.
 PrefixCache::PrefixCache(uint32_t num_blocks, std::string policy)
     : num_blocks_(num_blocks),
       policy_name_(std::move(policy)),
@@ -75,16 +75,18 @@ Reservation PrefixCache::reserve(std::span<const BlockHash> hashes,
   Reservation reservation(shared_from_this());
   reservation.states_.assign(hashes.size(), BlockState::kBypassed);
   std::lock_guard lock(mutex_);
+  size_t spans = std::min<size_t>(hashes.size(), num_blocks_) / kMaxSpanBlocks + 4;
+  make_room(0, spans, reservation);
+  bool has_records = table_.has_room(spans);
   size_t known = walk(hashes);
   SpanId deepest = path_.empty() ? kRootSpan : path_.back();
   std::span<const BlockHash> missing = hashes.subspan(known);
-  if (!table_.has_room(missing.size() / kMaxSpanBlocks + 2)) missing = {};
-
+  if (!has_records) missing = {};  // where walk() could not split, more may stand than it found
   uint64_t wanted = missing.size();
   for (SpanId id : path_) wanted += table_[id].vacant ? table_[id].length : 0;
   hold(deepest);
   uint32_t remembered = policy_->remember(missing);
-  make_room(wanted, reservation);
+  make_room(wanted, 0, reservation);
 
   auto state = reservation.states_.begin();
   for (size_t i = 0; i < path_.size(); ++i) {
@@ -119,8 +121,10 @@ Reservation PrefixCache::reserve(std::span<const BlockHash> hashes,
   }
   if (taken > 0) reservation.pieces_.push_back({last, static_cast<uint32_t>(taken)});
 
-  for (uint32_t i = 0; i < hashes.size(); ++i) {
-    if (reservation.states_[i] == BlockState::kNew) reservation.new_positions_.push_back(i);
+  for (size_t i = 0; i < hashes.size(); ++i) {
+    if (reservation.states_[i] == BlockState::kNew) {
+      reservation.new_positions_.push_back(static_cast<uint32_t>(i));
+    }
   }
   policy_->touch(path_, request.serial);
   unhold(deepest);
@@ -130,6 +134,11 @@ Reservation PrefixCache::reserve(std::span<const BlockHash> hashes,
 void PrefixCache::finish(const RequestInfo&, uint64_t) {
   std::lock_guard lock(mutex_);
   ++finished_requests_;
+}
+
+bool PrefixCache::is_busy() const noexcept {
+  std::unique_lock lock(mutex_, std::try_to_lock);
+  return !lock.owns_lock();
 }
 
 CacheStats PrefixCache::stats() const {
@@ -169,11 +178,17 @@ SpanId PrefixCache::split(SpanId id, uint32_t at) {
   return head;
 }
 
-void PrefixCache::make_room(uint64_t wanted, Reservation& reservation) {
-  while (free_ids_.available() < wanted) {
+// Evicts until there are so many free ids, and records for so many more spans.
+void PrefixCache::make_room(uint64_t blocks_wanted, size_t spans_wanted, Reservation& reservation) {
+  for (;;) {
+    uint64_t available = free_ids_.available();
+    bool short_of_records = !table_.has_room(spans_wanted);
+    if (available >= blocks_wanted && !short_of_records) return;
     auto [id, blocks] = policy_->oldest();
     if (id == kRootSpan) return;
-    blocks = static_cast<uint32_t>(std::min<uint64_t>(blocks, wanted - free_ids_.available()));
+    if (!short_of_records) {
+      blocks = static_cast<uint32_t>(std::min<uint64_t>(blocks, blocks_wanted - available));
+    }
     std::span<const BlockHash> hashes = table_.hashes(id).last(blocks);
     std::span<const BlockId> ids = table_.block_ids(id).last(blocks);
     reservation.evicted_hashes_.insert(reservation.evicted_hashes_.end(), hashes.rbegin(),
@@ -225,14 +240,19 @@ void PrefixCache::settle(SpanId id) noexcept {
   if (table_[id].vacant) {
     remove(id);
   } else {
-    policy_->free(id);
+    policy_->released(id);
   }
 }
 
+// Takes a span out of the table, and the vacant ones above that nothing else holds.
 void PrefixCache::remove(SpanId id) noexcept {
-  SpanId parent = table_[id].parent;
-  table_.remove(id);
-  if (table_[parent].holds == 0) settle(parent);
+  for (;;) {
+    SpanId parent = table_[id].parent;
+    table_.remove(id);
+    if (table_[parent].holds != 0) return;
+    if (!table_[parent].vacant) return policy_->released(parent);
+    id = parent;
+  }
 }
 
 // The writer of a span gives up what it has not committed. Answers the span above.

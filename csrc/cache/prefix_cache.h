@@ -60,6 +60,9 @@ class PrefixCache : public std::enable_shared_from_this<PrefixCache> {
 
   void finish(const RequestInfo& request, uint64_t output_tokens);
 
+  // True while another call is at work; the answer may be old when it arrives.
+  bool is_busy() const noexcept;
+
   CacheStats stats() const;
   // Throws std::logic_error. Costs a walk over everything.
   void check_invariants() const;
@@ -73,7 +76,7 @@ class PrefixCache : public std::enable_shared_from_this<PrefixCache> {
   // All below run under the lock.
   size_t walk(std::span<const BlockHash> hashes);
   SpanId split(SpanId id, uint32_t at);
-  void make_room(uint64_t wanted, Reservation& reservation);
+  void make_room(uint64_t blocks_wanted, size_t spans_wanted, Reservation& reservation);
   void adopt(SpanId id, Reservation& reservation);
   SpanId append(SpanId parent, std::span<const BlockHash> hashes, bool known,
                 Reservation& reservation);

@@ -17,8 +17,7 @@ namespace {
 //   1. A request uses a block once, however often it touches it.
 //   2. T2 is closed upwards: a block is in T2 only if the block before it is, so a hit in B1 or B2
 //      enters T2 only where its parent is there; its history counts as far as it is unbroken.
-//   3. Where T2 should lose a block and its oldest is no leaf, T1 loses one: what hangs below the
-//      oldest of T2 is in T1 and was touched no later. A list without a free leaf passes it on.
+//   3. A list loses its oldest leaf that nothing holds; when it has none, the other one does.
 //   4. p moves for every block that is found in B1 or B2, the shallowest first; both lists are
 //      trimmed after the request's blocks are in.
 //
@@ -43,9 +42,7 @@ class ArcPolicy final : public EvictionPolicy {
   Victim oldest() noexcept override;
   void evict(SpanId id, uint32_t blocks) noexcept override;
   void withdraw(SpanId id, uint32_t blocks) noexcept override;
-  void free(SpanId id) noexcept override {
-    if (table_[id].list == kT1) t1_.free(id);  // T2 parks nothing
-  }
+  void released(SpanId id) noexcept override { order_of(table_[id]).released(id); }
   size_t bytes() const noexcept override { return ghosts_.bytes(); }
   void check_invariants() const override;
 
@@ -142,18 +139,13 @@ void ArcPolicy::split(SpanId head_id, SpanId tail_id) noexcept {
 EvictionPolicy::Victim ArcPolicy::oldest() noexcept {
   bool tie = t1_blocks_ == p_ && from_b2_;
   bool from_t1 = (t1_blocks_ > 0 && (t1_blocks_ > p_ || tie)) || t2_blocks_ == 0;
-  if (!from_t1) {
-    SpanId id = t2_.front();
-    if (id != kRootSpan && table_[id].holds == 0) return {id, table_[id].length};
-  }
-  if (SpanId id = t1_.oldest(); id != kRootSpan) {
-    uint32_t length = table_[id].length;
-    if (!from_t1 || t2_blocks_ == 0) return {id, length};
-    double until_p = std::ceil(t1_blocks_ - p_) + (from_b2_ && std::floor(p_) == p_ ? 1 : 0);
-    return {id, std::min(length, static_cast<uint32_t>(until_p))};
-  }
-  SpanId id = t2_.first_leaf();
-  return {id, table_[id].length};
+  SpanId id = (from_t1 ? t1_ : t2_).oldest();
+  if (id == kRootSpan) id = (from_t1 ? t2_ : t1_).oldest();
+  uint32_t length = table_[id].length;
+  if (!from_t1 || table_[id].list != kT1 || t2_blocks_ == 0) return {id, length};
+  // T1 loses blocks until it is down to p; at p itself one more, if the tie is its to lose.
+  double until_p = std::ceil(t1_blocks_ - p_) + (from_b2_ && std::floor(p_) == p_ ? 1 : 0);
+  return {id, std::min(length, static_cast<uint32_t>(until_p))};
 }
 
 void ArcPolicy::evict(SpanId id, uint32_t blocks) noexcept {
@@ -178,7 +170,6 @@ void ArcPolicy::check_invariants() const {
     KV_INVARIANT(span.list == kT1 || span.list == kT2);
     const Span& above = table_[span.parent];
     KV_INVARIANT(span.list == kT1 || above.list == kT2 || above.vacant);
-    KV_INVARIANT(span.list == kT1 || span.place != Place::kParked);
     (span.list == kT1 ? t1 : t2) += span.length;
   });
   KV_INVARIANT(t1 == t1_blocks_ && t2 == t2_blocks_);

@@ -18,6 +18,11 @@ GhostLists::Hit GhostLists::take(std::span<const BlockHash> rest) noexcept {
 }
 
 void GhostLists::add(Which which, std::span<const BlockHash> run) noexcept {
+  // Only hashes that are no chain can stand in two runs; the newer one counts.
+  if (SpanId old = runs_.step(kRootSpan, run.first(1)).span; old != kRootSpan) {
+    blocks_[runs_[old].list] -= runs_[old].length;
+    erase(old);
+  }
   SpanId id = runs_.append(kRootSpan, run, {});
   runs_[id].list = which;
   lists_[which].push_back(id);

@@ -12,20 +12,18 @@ class LruPolicy final : public EvictionPolicy {
 
   void enter(SpanId, bool) noexcept override {}
 
-  void touch(std::span<const SpanId> path, uint32_t request) noexcept override {
+  void touch(std::span<const SpanId> path, uint32_t) noexcept override {
     ++now_;
     for (SpanId id : path) {
       Span& span = table_[id];
       order_.take_out(id);
       span.stamp = now_;
-      span.last_request = request;
     }
     if (!path.empty()) order_.push(path.back());
   }
 
   void split(SpanId head_id, SpanId tail_id) noexcept override {
     table_[head_id].stamp = table_[tail_id].stamp;
-    table_[head_id].last_request = table_[tail_id].last_request;
   }
 
   Victim oldest() noexcept override {
@@ -37,7 +35,7 @@ class LruPolicy final : public EvictionPolicy {
     if (blocks == table_[id].length) order_.remove(id);
   }
   void withdraw(SpanId id, uint32_t blocks) noexcept override { evict(id, blocks); }
-  void free(SpanId id) noexcept override { order_.free(id); }
+  void released(SpanId id) noexcept override { order_.released(id); }
 
   void check_invariants() const override { order_.check_invariants(0); }
 

@@ -57,7 +57,7 @@ class EvictionPolicy {
   virtual void withdraw(SpanId span, uint32_t blocks) noexcept = 0;
 
   // The last hold on a span has gone: it is a leaf that may be named again.
-  virtual void free(SpanId span) noexcept = 0;
+  virtual void released(SpanId span) noexcept = 0;
 
   virtual size_t bytes() const noexcept { return 0; }
   virtual void check_invariants() const = 0;  // throws std::logic_error

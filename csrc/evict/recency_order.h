@@ -2,6 +2,7 @@
 
 #include <cstddef>
 
+#include "evict/span_heap.h"
 #include "evict/span_list.h"
 
 namespace kvcore {
@@ -14,15 +15,16 @@ namespace kvcore {
 // it leaves, the span above takes its place. So touching a chain of any number of spans moves one
 // link, and the order is exactly that of a list of blocks touched deepest first.
 //
-// The oldest listed span is a leaf, since its children were touched no later, unless a lease or a
-// writer holds it or something below. oldest() takes such a span out (kParked) and free() brings
-// it back to its place, so each touch is parked at most once and the next leaf is found in O(1)
-// amortised. The way back is a walk over those that came back before and are older still.
+// The oldest listed span is a leaf, since its children were touched no later, unless a lease, a
+// writer or another order's span holds it or something below. oldest() takes such a span out
+// (kParked); released() brings it back, into a small heap beside the list (kReturned). So each
+// touch parks a span at most once, the next leaf is found in O(1) amortised, and only what was in
+// the way and came back costs O(log n) of as many.
 //
 // Does not own the spans. Not thread safe.
 class RecencyOrder {
  public:
-  explicit RecencyOrder(BlockTable& table) : table_(table), list_(table) {}
+  explicit RecencyOrder(BlockTable& table) : table_(table), list_(table), returned_(table) {}
 
   // A group has been touched: `deepest` stands for it, as the newest.
   void push(SpanId deepest) noexcept {
@@ -34,6 +36,7 @@ class RecencyOrder {
   void take_out(SpanId id) noexcept {
     Span& span = table_[id];
     if (span.place == Place::kListed) list_.erase(id);
+    if (span.place == Place::kReturned) returned_.erase(id);
     span.place = Place::kInside;
   }
 
@@ -41,15 +44,10 @@ class RecencyOrder {
   void remove(SpanId id) noexcept;
 
   // The last hold on a span has gone.
-  void free(SpanId id) noexcept;
+  void released(SpanId id) noexcept;
 
   // The oldest span that nothing holds, or kRootSpan.
   SpanId oldest() noexcept;
-
-  // The oldest span that is not parked, and the oldest of those that nothing holds (found by
-  // walking over those held, none is parked). kRootSpan: there is none.
-  SpanId front() const noexcept { return list_.front(); }
-  SpanId first_leaf() const noexcept;
 
   // Throws std::logic_error. `list` is the value of Span::list of the spans in this order.
   void check_invariants(uint8_t list) const;
@@ -59,6 +57,7 @@ class RecencyOrder {
 
   BlockTable& table_;
   SpanList list_;
+  SpanHeap returned_;
 };
 
 }  // namespace kvcore

@@ -54,7 +54,7 @@ BlockTable::Step BlockTable::step(SpanId parent, std::span<const BlockHash> rest
     }
   }
   Step step;
-  step.span = index_.find(index_.tag_of(rest[0]), [&](SpanId id) {
+  step.span = index_.find(index_.tag_of(parent, rest[0]), [&](SpanId id) {
     const Span& span = (*this)[id];
     return span.parent == parent && (step.matched = matched_blocks(span, rest)) != 0;
   });
@@ -86,8 +86,8 @@ void BlockTable::set_run(Span& span, std::span<const BlockHash> hashes,
   span.size_class = RunPool::class_for(static_cast<uint32_t>(hashes.size()));
   span.hashes = runs_.allocate(span.size_class);
   span.length = static_cast<uint16_t>(hashes.size());
-  span.last_hash = hashes.back();
   std::copy(hashes.begin(), hashes.end(), span.hashes);
+  span.last_hash = span.hashes[span.length - 1];
   if (ids != nullptr) std::copy(ids, ids + hashes.size(), ids_of(span));
 }
 
@@ -98,7 +98,7 @@ SpanId BlockTable::append(SpanId parent, std::span<const BlockHash> hashes,
   Span span{};
   set_run(span, hashes, ids.data());
   SpanId id = make_record();
-  index_.insert(index_.tag_of(hashes[0]), id);
+  index_.insert(index_.tag_of(parent, span.hashes[0]), id);  // our copy: the caller's may change
   span.parent = parent;
   (*this)[id] = span;
   ++(*this)[parent].holds;
@@ -115,9 +115,8 @@ SpanId BlockTable::split(SpanId tail_id, uint32_t at) noexcept {
   set_run(head, hashes.first(at), ids_of(whole));
   set_run(tail, hashes.subspan(at), ids_of(whole) + at);
   SpanId head_id = make_record();
-  uint32_t head_tag = index_.tag_of(hashes[0]);
-  index_.replace(head_tag, tail_id, head_id);
-  index_.insert(index_.tag_of(hashes[at]), tail_id);
+  index_.replace(index_.tag_of(whole.parent, hashes[0]), tail_id, head_id);
+  index_.insert(index_.tag_of(head_id, hashes[at]), tail_id);
   runs_.release(whole.hashes);
 
   head.parent = whole.parent;
@@ -138,7 +137,7 @@ void BlockTable::trim(SpanId id, uint32_t blocks) noexcept {
   span.length = static_cast<uint16_t>(span.length - blocks);
   span.filled = std::min(span.filled, span.length);
   span.last_hash = span.hashes[span.length - 1];
-  if (RunPool::capacity(span.size_class) >= 2u * span.length) {
+  if (RunPool::capacity(span.size_class) * 3 > span.length * 4u) {
     const Span before = span;
     set_run(span, {before.hashes, before.length}, ids_of(before));
     runs_.release(before.hashes);
@@ -149,15 +148,15 @@ void BlockTable::trim_front(SpanId id, uint32_t blocks) noexcept {
   Span& span = (*this)[id];
   KV_DCHECK(blocks < span.length);
   const Span before = span;
-  index_.erase(index_.tag_of(before.hashes[0]), id);
+  index_.erase(index_.tag_of(before.parent, before.hashes[0]), id);
   set_run(span, hashes(id).subspan(blocks), ids_of(before) + blocks);
-  index_.insert(index_.tag_of(span.hashes[0]), id);
+  index_.insert(index_.tag_of(span.parent, span.hashes[0]), id);
   runs_.release(before.hashes);
 }
 
 void BlockTable::remove(SpanId id) noexcept {
   const Span& span = (*this)[id];
-  index_.erase(index_.tag_of(span.hashes[0]), id);
+  index_.erase(index_.tag_of(span.parent, span.hashes[0]), id);
   runs_.release(span.hashes);
   --(*this)[span.parent].holds;
   free_record(id);
@@ -177,8 +176,8 @@ void BlockTable::check_invariants() const {
     KV_INVARIANT(span.last_hash == span.hashes[span.length - 1]);
     Step found = step(span.parent, hashes(id));
     KV_INVARIANT(found.span == id && found.matched == span.length);
-    KV_INVARIANT(index_.find(index_.tag_of(span.hashes[0]), [&](SpanId at) { return at == id; }) ==
-                 id);
+    KV_INVARIANT(index_.find(index_.tag_of(span.parent, span.hashes[0]),
+                             [&](SpanId at) { return at == id; }) == id);
   });
   KV_INVARIANT(live == num_spans_ && live == index_.size() && live == runs_.num_runs());
   for (uint32_t i = 0; i < spans_.size(); ++i) {

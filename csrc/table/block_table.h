@@ -25,7 +25,8 @@ namespace kvcore {
 //
 // Bounds: split and trim copy at most kMaxSpanBlocks * 20 bytes, append what it is given; the
 // index moves at most 512 slots a call. Memory: 20 bytes a block and at most 1/8 of that in
-// rounding, 64 bytes and 7 to 21 of index a span; record memory stays at its peak.
+// rounding (1/3 where a span has lost its tail), 64 bytes and 11 to 32 of index a span; record
+// memory stays at its peak.
 //
 // Not thread safe: PrefixCache guards it with one lock, readers included, held for microseconds.
 // A finer scheme would buy nothing, since an engine's scheduler is one thread.

@@ -18,7 +18,7 @@ constexpr uint32_t index_of(SpanId id) noexcept { return static_cast<uint32_t>(i
 inline constexpr uint32_t kMaxSpanBlocks = 2048;
 
 // Where a span stands in its policy's order (see evict/recency_order.h).
-enum class Place : uint8_t { kInside, kListed, kParked };
+enum class Place : uint8_t { kInside, kListed, kParked, kReturned };
 
 // One cache line a span: a run of consecutive blocks of one chain, all touched by the same
 // requests. States, by `filled` and `vacant`:

@@ -18,9 +18,10 @@ SpanIndex::~SpanIndex() {
   }
 }
 
-uint32_t SpanIndex::tag_of(const BlockHash& hash) const noexcept {
+uint32_t SpanIndex::tag_of(SpanId parent, const BlockHash& first) const noexcept {
+  uint64_t salt = index_of(parent) * uint64_t{0x9E3779B97F4A7C15};
   auto product =
-      static_cast<unsigned __int128>(hash.low() ^ secret_[0]) * (hash.high() ^ secret_[1]);
+      static_cast<unsigned __int128>(first.low() ^ secret_[0]) * (first.high() ^ secret_[1] ^ salt);
   uint64_t folded = static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
   return static_cast<uint32_t>(folded ^ folded >> 32);
 }

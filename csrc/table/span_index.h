@@ -8,14 +8,16 @@
 
 namespace kvcore {
 
-// Finds a span by the hash of its first block: open addressing with linear probing inside segments
-// of 512 slots, which a directory finds by the tag's top bits (Fagin et al., "Extendible hashing",
-// TODS 1979). A full segment is split and two sparse ones are joined, so growing and shrinking
-// move at most 512 slots a call; only a directory that doubles copies more: one pointer for about
-// every 250 spans. A slot is 8 bytes, 7 to 21 bytes a span. Not thread safe.
+// Finds a span by its parent and the hash of its first block: open addressing with linear probing
+// inside segments of 512 slots, which a directory finds by the tag's top bits (Fagin et al.,
+// "Extendible hashing", TODS 1979). A full segment is split and two sparse ones are joined, so
+// growing and shrinking move at most 512 slots a call, and at most the pointers of the directory,
+// one for about every 250 spans at its peak. A slot is 8 bytes, 11 to 32 bytes a span. Not thread
+// safe.
 //
-// The tag is keyed with a secret of the process, so nobody can choose hashes that collide; nothing
-// that a caller sees depends on it.
+// The tag is keyed with a secret of the index, so nobody can choose hashes that collide, and takes
+// in the parent, so one hash under many parents (which no chain gives) makes no crowd either.
+// Nothing that a caller sees depends on the secret.
 class SpanIndex {
  public:
   SpanIndex();
@@ -23,7 +25,7 @@ class SpanIndex {
   SpanIndex(const SpanIndex&) = delete;
   SpanIndex& operator=(const SpanIndex&) = delete;
 
-  uint32_t tag_of(const BlockHash& hash) const noexcept;
+  uint32_t tag_of(SpanId parent, const BlockHash& first) const noexcept;
 
   // The span with this tag that `is_match(SpanId)` accepts, or kRootSpan.
   template <typename Match>
@@ -34,10 +36,6 @@ class SpanIndex {
       if (slot.span == kRootSpan) return kRootSpan;
       if (slot.tag == tag && is_match(slot.span)) return slot.span;
     }
-  }
-
-  void prefetch(uint32_t tag) const noexcept {
-    __builtin_prefetch(&directory_[entry_of(tag)]->slots[tag % kSlots]);
   }
 
   void insert(uint32_t tag, SpanId span) noexcept;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -49,14 +49,14 @@ class Beside:
         self.chains: dict[tuple[int, ...], Chain] = {}
         self.finished = 0
 
-    def chain(self, tokens: Iterable[int]) -> Chain:
+    def chain(self, tokens: Sequence[int]) -> Chain:
         key = tuple(tokens)
         if key not in self.chains:
             chain = chain_of(key)
             self.chains[key] = Chain(chain, packed(chain))
         return self.chains[key]
 
-    def acquire(self, tokens: Iterable[int], request: RequestInfo | None) -> LeasePair:
+    def acquire(self, tokens: Sequence[int], request: RequestInfo | None) -> LeasePair:
         chain = self.chain(tokens)
         lease = LeasePair(
             self.core.acquire(chain.hashes, request), self.model.acquire(chain.rows, request)
@@ -67,7 +67,7 @@ class Beside:
         self.leases.append(lease)
         return lease
 
-    def reserve(self, tokens: Iterable[int], request: RequestInfo | None) -> ReservationPair:
+    def reserve(self, tokens: Sequence[int], request: RequestInfo | None) -> ReservationPair:
         chain = self.chain(tokens)
         core = self.core.reserve(chain.hashes, request)
         model = self.model.reserve(chain.rows, request)
@@ -81,7 +81,7 @@ class Beside:
 
     def _lose(self, core: Reservation, model: ModelReservation) -> None:
         evicted = rows(core.evicted.hashes)
-        assert sorted(evicted) == sorted(model.evicted)
+        assert evicted == model.evicted
         ids = [self.ids.pop(block) for block in evicted]
         assert core.evicted.block_ids.tolist() == ids
         self.owned.difference_update(ids)
@@ -132,6 +132,14 @@ class Beside:
         self.leases.remove(lease)
         del lease.core
         lease.model.release()
+
+    def serve(self, tokens: Sequence[int], request: RequestInfo | None) -> None:
+        """What an engine does for a request, from its start to its end."""
+        lease = self.acquire(tokens, request)
+        reservation = self.reserve(tokens, request)
+        self.commit(reservation, None)
+        self.drop_lease(lease)
+        self.drop_reservation(reservation)
 
     def finish(self, request: RequestInfo, output_tokens: int) -> None:
         self.core.finish(request, output_tokens)

@@ -54,8 +54,7 @@ class ArcModel:
 
     1. A request uses a block once, however often it touches it.
     2. A block is in T2 only if the block before it is.
-    3. Where T2 should lose a block and its oldest is no leaf, T1 loses one. A list without a free
-       leaf passes it on.
+    3. A list loses its oldest leaf that nothing holds; when it has none, the other one does.
     4. ``p`` moves for every missing block that is found in B1 or B2, the shallowest first; both
        are trimmed after the request's blocks are in.
     """
@@ -90,11 +89,8 @@ class ArcModel:
     def victim(self, leaf: Leaf) -> Block | None:
         t1_is_large = len(self.t1) > self.p or (len(self.t1) == self.p and self.hit_b2)
         from_t1 = not self.t2 or (len(self.t1) > 0 and t1_is_large)
-        if not from_t1:
-            oldest = next(iter(self.t2))
-            if leaf(oldest):
-                return oldest
-        return next(filter(leaf, self.t1), None) or next(filter(leaf, self.t2), None)
+        first, second = (self.t1, self.t2) if from_t1 else (self.t2, self.t1)
+        return next(filter(leaf, first), None) or next(filter(leaf, second), None)
 
     def evict(self, block: Block) -> None:
         (self.b1 if block in self.t1 else self.b2)[block.hash] = None
