@@ -19,7 +19,7 @@ def fold(
     engine_hashes: Sequence[bytes | bytearray | memoryview | npt.NDArray[Any]], seed: bytes
 ) -> npt.NDArray[np.uint8]: ...
 
-POLICIES: list[str]
+POLICIES: tuple[str, ...]
 
 class BlockState(IntEnum):
     NEW = 0

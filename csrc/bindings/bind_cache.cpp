@@ -130,7 +130,9 @@ void register_stats(py::module_& module) {
 
 void register_cache(py::module_& module) {
   register_stats(module);
-  module.attr("POLICIES") = py::str(std::string(policy_names())).attr("split")(", ");
+  py::list policies;
+  for (std::string_view name : policy_names()) policies.append(name);
+  module.attr("POLICIES") = py::tuple(policies);
 
   py::class_<PrefixCache, std::shared_ptr<PrefixCache>>(module, "PrefixCache", kCacheDoc)
       .def(py::init([](py::handle num_blocks, py::handle policy) {

@@ -15,8 +15,11 @@ std::shared_ptr<PrefixCache> PrefixCache::create(uint64_t num_blocks, std::strin
   std::shared_ptr<PrefixCache> cache(
       new PrefixCache(static_cast<uint32_t>(num_blocks), std::move(policy)));
   if (cache->policy_ == nullptr) {
-    throw std::invalid_argument("policy must be one of " + std::string(policy_names()) +
-                                ", got \"" + cache->policy_name_ + "\"");
+    std::string names;
+    for (std::string_view name : policy_names())
+      names.append(names.empty() ? "" : ", ").append(name);
+    throw std::invalid_argument("policy must be one of " + names + ", got \"" +
+                                cache->policy_name_.substr(0, 40) + "\"");
   }
   return cache;
 }

@@ -4,6 +4,7 @@
 #include <memory>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "table/block_table.h"
 
@@ -13,8 +14,8 @@ namespace kvcore {
 //
 // A policy keeps its order in the policy fields of the spans (stamp, last_request, prev, next,
 // list, place) and sees every change to them. It may only name leaves (`holds == 0`), so a block
-// never leaves before its cached descendants, and it finds the next one in O(1). Nothing here
-// allocates; no policy reads a clock. Calls come under the cache's lock.
+// never leaves before its cached descendants, and it finds the next one in O(1) amortised. What it
+// keeps besides grows in bounded steps; no policy reads a clock. Calls come under the cache's lock.
 //
 // The calls of one request that misses, in this order:
 //   remember(missing)      the blocks that it will bring
@@ -37,8 +38,8 @@ class EvictionPolicy {
     return 0;
   }
 
-  // A span has got its blocks: a new one, or a vacant one whose blocks come again. `known` as
-  // remember() answered. touch() follows for the same path.
+  // A span has got its blocks: a new one, `known` as remember() answered; or a vacant one, known
+  // since it was asked for before. touch() follows for the same path.
   virtual void enter(SpanId span, bool known) noexcept = 0;
 
   // `request` has used these spans, the root's child first; vacant ones are not among them. All
@@ -68,7 +69,7 @@ class EvictionPolicy {
 std::unique_ptr<EvictionPolicy> make_policy(std::string_view name, BlockTable& table,
                                             uint32_t num_blocks);
 
-// The names that make_policy knows, separated by ", ".
-std::string_view policy_names();
+// The names that make_policy knows.
+std::vector<std::string_view> policy_names();
 
 }  // namespace kvcore

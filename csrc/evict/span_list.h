@@ -10,7 +10,6 @@ class SpanList {
  public:
   explicit SpanList(BlockTable& table) : table_(table) {}
 
-  bool empty() const noexcept { return front_ == kRootSpan; }
   SpanId front() const noexcept { return front_; }  // kRootSpan: empty
   SpanId after(SpanId id) const noexcept { return table_[id].next; }
 
