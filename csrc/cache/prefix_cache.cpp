@@ -19,7 +19,7 @@ std::shared_ptr<PrefixCache> PrefixCache::create(uint64_t num_blocks, std::strin
     for (std::string_view name : policy_names())
       names.append(names.empty() ? "" : ", ").append(name);
     throw std::invalid_argument("policy must be one of " + names + ", got \"" +
-                                cache->policy_name_.substr(0, 40) + "\"");
+                                cache->policy_name_ + "\"");
   }
   return cache;
 }
