@@ -3,8 +3,8 @@
 Every contender hashes the same tokens, in the form that it takes fastest: arrays for kvcore and
 hashlib as the case says, lists for the others. Tokens have just been written, as by an engine:
 arrays into memory that was used before (new pages would cost as much as the fastest calls), lists
-as new objects. vLLM, hashlib and kvcore chain their hashes; Dynamo's are 64 bits
-of each block alone, so it does less.
+as new objects. vLLM, hashlib and kvcore chain their hashes; Dynamo's are 64 bits of each block
+alone, so it does less.
 """
 
 from __future__ import annotations
