@@ -235,7 +235,7 @@ TEST_CASE("a sampled curve is bounded in memory and never falls, whatever it is 
         if (random() % 20 == 0) chain.insert(chain.end(), chain.begin(), chain.end());
         curve.update(chain);
         const auto stats = curve.stats();
-        REQUIRE(stats.sampled_blocks <= 9 * min_sample_blocks / 4);
+        REQUIRE(stats.sampled_blocks <= 9 * min_sample_blocks / 4 + 1);  // a new root comes last
         REQUIRE(stats.root_blocks <= std::max<uint64_t>(1, min_sample_blocks / 2));
         REQUIRE(stats.rate >= sample_ratio);
       }
