@@ -38,7 +38,7 @@ def test_help_lists_commands_without_importing_them() -> None:
         "assert not {'rich', 'zstandard', 'matplotlib', 'kvcore.sim'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for command in ("bench", "replay", "workload"):
+    for command in ("bench", "mrc", "replay", "workload"):
         assert f"\n  {command} " in done.stdout
 
 
@@ -88,6 +88,44 @@ def test_replay_report(chat: Path, tmp_path: Path) -> None:
     assert "\x1b" not in result.output
 
 
+def test_replay_of_all_policies_and_the_optimum(chat: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    options = ("--policy", "all,opt,lru", "--capacity", "64", "--json", report, "--jobs", 1)
+    assert run("replay", chat, *options).exit_code == 0
+    rows = json.loads(report.read_text())["rows"]
+    assert [row["policy"] for row in rows] == [*kvcore.POLICIES, "opt"]
+    assert rows[-1]["token_hit_ratio"] == max(row["token_hit_ratio"] for row in rows)
+
+
+def test_mrc_prints_both_curves_and_the_knee(chat: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    result = run("mrc", chat, "--capacity", "10%,64", "--json", report)
+    assert result.exit_code == 0, result.output
+    rows = json.loads(report.read_text())["rows"]
+    assert [row["capacity"] for row in rows] == ["10%", "64", "knee"]
+    replayed = tmp_path / "replay.json"
+    run("replay", chat, "--policy", "lru", "--capacity", "10%,64", "--json", replayed)
+    ratios = [row["token_hit_ratio"] for row in json.loads(replayed.read_text())["rows"]]
+    assert [row["token_hit_ratio"] for row in rows[:2]] == ratios
+    for row in rows:
+        # So few blocks are all in the sample.
+        assert row["sampled_token_hit_ratio"] == pytest.approx(row["token_hit_ratio"], rel=0.05)
+        assert f"{100 * row['token_hit_ratio']:.2f}" in result.output
+    assert "unique blocks sampled, rate 100%" in result.output
+
+
+def test_mrc_of_bad_input(chat: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "none"
+    for arguments, message in [
+        ((missing,), f"Error: {missing}: No such file or directory\n"),
+        ((chat, "--json", tmp_path), f"Error: --json {tmp_path}: Is a directory\n"),
+        ((chat, "--capacity", "x"), "Error: --capacity: capacity is 'x'; allowed are"),
+    ]:
+        result = run("mrc", *arguments)
+        assert result.exit_code == 2
+        assert result.output.startswith(message)
+
+
 def test_traces_of_one_name_are_told_apart(chat: Path, tmp_path: Path) -> None:
     other = tmp_path / "other" / chat.name
     other.parent.mkdir()
@@ -102,7 +140,8 @@ def test_traces_of_one_name_are_told_apart(chat: Path, tmp_path: Path) -> None:
 def test_plot_is_a_png(chat: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     plot = tmp_path / "hits.png"
-    assert run("replay", chat, "--capacity", "1%,64", "--plot", plot).exit_code == 0
+    options = ("--policy", "lru,opt", "--capacity", "1%,64", "--plot", plot)
+    assert run("replay", chat, *options).exit_code == 0
     assert plot.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 

@@ -15,7 +15,8 @@ CPP_FLOORS = {
     "table": {"common", "hash"},
     "evict": {"common", "hash", "table"},
     "cache": {"common", "hash", "table", "evict"},
-    "bindings": {"common", "hash", "table", "evict", "cache"},
+    "sim": {"common", "hash", "table", "evict", "cache"},
+    "bindings": {"common", "hash", "table", "evict", "cache", "sim"},
 }
 PYTHON_FLOORS = {
     "machine": set(),

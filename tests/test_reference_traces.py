@@ -1,4 +1,4 @@
-"""LRU on three public traces against an independent simulator, and ARC against its own past.
+"""Three public traces: LRU and the optimum beside an independent simulator, ARC beside its past.
 
 Skipped where the traces are absent.
 """
@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from kvcore.sim import Capacity, Trace, read_trace, replay
+from kvcore import MissRatioCurve
+from kvcore.sim import Capacity, Trace, lru_curve, optimum, read_trace, replay
+from kvcore.sim.curve import feed
 
 TRACES = Path(__file__).resolve().parents[2] / "shared" / "traces"
 
@@ -67,6 +70,20 @@ ARC = {
 }
 
 
+OPTIMUM = {
+    CONVERSATION: {
+        "0.5%": 18.09,
+        "1%": 24.45,
+        "2%": 31.34,
+        "5%": 37.34,
+        "10%": 37.34,
+        "20%": 37.34,
+    },
+    SYNTHETIC: {"1%": 18.0, "2%": 25.5, "5%": 38.7, "10%": 50.3, "20%": 60.6, "50%": 65.0},
+    AGENTS: {"0.5%": 29.52, "1%": 47.67, "2%": 69.14, "5%": 90.44},
+}
+
+
 @pytest.fixture(scope="module", params=[CONVERSATION, SYNTHETIC, AGENTS])
 def trace(request: pytest.FixtureRequest) -> Trace:
     path = TRACES / request.param
@@ -89,3 +106,31 @@ def test_arc_stays_as_it_is(trace: Trace) -> None:
     for capacity, percent in ARC[trace.name].items():
         result = replay(trace, "arc", Capacity(capacity))
         assert 100 * result.token_hit_ratio == pytest.approx(percent, abs=0.0006), capacity
+
+
+def test_optimum_is_within_a_tenth_of_a_point(trace: Trace) -> None:
+    for capacity, percent in OPTIMUM[trace.name].items():
+        result = optimum(trace, Capacity(capacity))
+        assert 100 * result.token_hit_ratio == pytest.approx(percent, abs=0.1), capacity
+
+
+def test_lru_curve_equals_the_cache(trace: Trace) -> None:
+    curve = lru_curve(trace)
+    for capacity in OPTIMUM[trace.name]:
+        result = replay(trace, "lru", Capacity(capacity))
+        assert curve.token_hit_ratio(result.capacity_blocks) == result.token_hit_ratio, capacity
+
+
+def test_sampled_curve_errs_by_less_than_half_a_point(trace: Trace) -> None:
+    exact = lru_curve(trace)
+    sizes = [Capacity(text).blocks(trace.num_unique_blocks) for text in OPTIMUM[trace.name]]
+    tokens = trace.num_blocks * trace.block_tokens / int(trace.input_tokens.sum())
+    errors = []
+    for seed in range(20):
+        curve = MissRatioCurve(seed=seed)
+        feed(curve, trace)
+        errors.append(
+            [100 * (curve.hit_ratio(n) * tokens - exact.token_hit_ratio(n)) for n in sizes]
+        )
+    assert np.abs(errors).mean(axis=0).max() < 0.5
+    assert np.abs(errors).max() < 2

@@ -9,5 +9,6 @@ void register_hash(pybind11::module_& module);
 void register_request(pybind11::module_& module);
 void register_handles(pybind11::module_& module);
 void register_cache(pybind11::module_& module);
+void register_sim(pybind11::module_& module);
 
 }  // namespace kvcore::bindings

@@ -11,6 +11,7 @@ from kvcore import __version__
 
 _COMMANDS = {
     "bench": "Measure hash, table and cache beside their peers.",
+    "mrc": "Print LRU's hit ratio against capacity, and its knee.",
     "replay": "Replay traces through the cache: hit ratio by policy and capacity.",
     "workload": "Write a synthetic trace.",
 }

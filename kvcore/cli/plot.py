@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 
 from matplotlib.axes import Axes
@@ -10,18 +10,24 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from kvcore.sim import ReplayResult
+from kvcore.sim.optimum import OPTIMUM
 
 _PANEL_INCHES = (5.0, 3.8)
 _DPI = 120
 
 
-def hit_ratio_png(results: Sequence[ReplayResult]) -> bytes:
-    """Token hit ratio against capacity as the bytes of a PNG: a panel a trace, a line a policy."""
+def hit_ratio_png(results: Sequence[ReplayResult], infinite: Mapping[str, float]) -> bytes:
+    """Token hit ratio against capacity as the bytes of a PNG: a panel a trace, a line a policy.
+
+    `infinite` has for each trace the token hit ratio of a cache that never evicts.
+    """
     traces = list(dict.fromkeys(result.trace for result in results))
     width, height = _PANEL_INCHES
     figure = Figure(figsize=(width * len(traces), height), dpi=_DPI, layout="constrained")
     for axes, trace in zip(figure.subplots(1, len(traces), squeeze=False)[0], traces, strict=True):
         _draw_panel(axes, trace, [result for result in results if result.trace == trace])
+        axes.axhline(100 * infinite[trace], color="0.5", linestyle=":", label="infinite cache")
+        axes.legend(title="policy")
     image = BytesIO()
     figure.savefig(image, format="png")
     return image.getvalue()
@@ -35,7 +41,8 @@ def _draw_panel(axes: Axes, trace: str, results: Sequence[ReplayResult]) -> None
             if result.policy == policy
         )
         blocks, percent = zip(*line, strict=True)
-        axes.plot(blocks, percent, marker="o", markersize=4, label=policy)
+        color, dashes = ("black", "--") if policy == OPTIMUM else (None, "-")
+        axes.plot(blocks, percent, dashes, color=color, marker="o", markersize=4, label=policy)
     labels = {result.capacity_blocks: result.capacity for result in results}
     axes.set_xscale("log")
     axes.set_xticks(list(labels), list(labels.values()))
@@ -43,4 +50,3 @@ def _draw_panel(axes: Axes, trace: str, results: Sequence[ReplayResult]) -> None
     axes.set_ylim(bottom=0)
     axes.set(title=trace, xlabel="capacity (log scale)", ylabel="token hit ratio (%)")
     axes.grid(alpha=0.3)
-    axes.legend(title="policy")

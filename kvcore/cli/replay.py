@@ -20,10 +20,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from kvcore._core import PrefixCache
+from kvcore._core import POLICIES
 from kvcore.cli import InputError
-from kvcore.machine import check_writable, replace_file, usable_cores, write_report
-from kvcore.sim import Capacity, ReplayResult, Trace, TraceError, read_trace, sweep
+from kvcore.cli.inputs import check_output, listed, open_trace, parse_capacities
+from kvcore.machine import replace_file, usable_cores, write_report
+from kvcore.sim import ReplayResult, Trace, sweep
+from kvcore.sim.optimum import OPTIMUM, infinite_token_hit_ratio
 
 _PIPED_WIDTH = 160
 _HEADINGS = (
@@ -42,7 +44,11 @@ _HEADINGS = (
     "traces", metavar="TRACE...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
 @click.option(
-    "--policy", "policies", default="lru,arc", show_default=True, help="Policies, with commas."
+    "--policy",
+    "policies",
+    default="lru,arc",
+    show_default=True,
+    help="Policies, with commas; all: every one of the cache; opt: the offline optimum.",
 )
 @click.option(
     "--capacity",
@@ -71,13 +77,14 @@ def replay(
     zstd; what it is shows from its content.
     """
     policy_names = _policies(policies)
-    sizes = _capacities(capacities)
+    sizes = parse_capacities(capacities)
     _check_outputs(json_path, plot_path)
+    infinite: dict[str, float] = {}
     with _progress(len(traces) + len(traces) * len(policy_names) * len(sizes)) as advance:
         try:
             with _terminable():
                 results = sweep(
-                    _read(traces, advance),
+                    _read(traces, infinite, advance),
                     policy_names,
                     sizes,
                     jobs or usable_cores(),
@@ -95,37 +102,23 @@ def replay(
     if plot_path is not None:
         from kvcore.cli.plot import hit_ratio_png
 
-        replace_file(plot_path, hit_ratio_png(results))
-
-
-def _listed(text: str) -> list[str]:
-    return list(dict.fromkeys(part.strip() for part in text.split(",")))
+        replace_file(plot_path, hit_ratio_png(results, infinite))
 
 
 def _policies(text: str) -> list[str]:
-    names = _listed(text)
-    for name in names:
-        try:
-            PrefixCache(1, name)
-        except ValueError as error:
-            raise InputError(f"--policy: {error}") from None
-    return names
-
-
-def _capacities(text: str) -> list[Capacity]:
-    try:
-        return [Capacity(part) for part in _listed(text)]
-    except ValueError as error:
-        raise InputError(f"--capacity: {error}") from None
+    """Names of policies; "all" stands for those of the cache."""
+    names: dict[str, None] = {}
+    for name in listed(text):
+        if name != "all" and name not in (*POLICIES, OPTIMUM):
+            allowed = ", ".join((*POLICIES, OPTIMUM, "all"))
+            raise InputError(f"--policy: policy must be one of {allowed}, got {name[:40]!r}")
+        names |= dict.fromkeys(POLICIES if name == "all" else [name])
+    return list(names)
 
 
 def _check_outputs(json_path: Path | None, plot_path: Path | None) -> None:
-    for option, path in (("--json", json_path), ("--plot", plot_path)):
-        try:
-            if path is not None:
-                check_writable(path)
-        except OSError as error:
-            raise InputError(f"{option} {path}: {error.strerror}") from None
+    check_output("--json", json_path)
+    check_output("--plot", plot_path)
     if plot_path is None:
         return
     if plot_path.suffix.lower() != ".png":
@@ -136,16 +129,18 @@ def _check_outputs(json_path: Path | None, plot_path: Path | None) -> None:
         raise InputError("--plot needs matplotlib: pip install 'kvcore[plot]'") from None
 
 
-def _read(paths: tuple[Path, ...], advance: Callable[[str], None]) -> Iterator[Trace]:
-    """Traces by file name; by path where two files have the same name."""
+def _read(
+    paths: tuple[Path, ...], infinite: dict[str, float], advance: Callable[[str], None]
+) -> Iterator[Trace]:
+    """Traces by file name, by path where two files have the same name.
+
+    Notes in `infinite` what a cache that never evicts finds in each.
+    """
     names = Counter(path.name for path in paths)
     for path in paths:
-        try:
-            yield read_trace(path, path.name if names[path.name] == 1 else str(path))
-        except TraceError as error:
-            raise InputError(str(error)) from None
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror or error}") from None
+        trace = open_trace(path, path.name if names[path.name] == 1 else str(path))
+        infinite[trace.name] = infinite_token_hit_ratio(trace)
+        yield trace
         advance("reading")
 
 

@@ -104,21 +104,27 @@ def replay(trace: Trace, policy: str, capacity: Capacity) -> ReplayResult:
     ValueError
         If the policy is not known.
     """
-    num_blocks = capacity.blocks(trace.num_unique_blocks)
-    cache = PrefixCache(num_blocks, policy)
+    cache = PrefixCache(capacity.blocks(trace.num_unique_blocks), policy)
     start = perf_counter()
     hit_blocks = _drive(cache, trace)
     seconds = perf_counter() - start
+    return replay_result(trace, policy, capacity, hit_blocks, cache.stats().evictions, seconds)
+
+
+def replay_result(
+    trace: Trace, policy: str, capacity: Capacity, hit_blocks: int, evictions: int, seconds: float
+) -> ReplayResult:
+    """The row of a report, from what was counted."""
     references = max(1, trace.num_blocks)
     input_tokens = max(1, int(trace.input_tokens.sum()))
     return ReplayResult(
         trace=trace.name,
         policy=policy,
         capacity=capacity.text,
-        capacity_blocks=num_blocks,
+        capacity_blocks=capacity.blocks(trace.num_unique_blocks),
         token_hit_ratio=hit_blocks * trace.block_tokens / input_tokens,
         block_hit_ratio=hit_blocks / references,
-        evictions=cache.stats().evictions,
+        evictions=evictions,
         seconds=seconds,
         ns_per_block=seconds * 1e9 / references,
     )

@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
+from kvcore.sim.optimum import OPTIMUM, optimum
 from kvcore.sim.replay import Capacity, ReplayResult, replay
 from kvcore.sim.trace import Trace
 
@@ -29,7 +30,7 @@ def sweep(
     Parameters
     ----------
     traces : may be a generator that reads them
-    policies : names of policies
+    policies : names of policies of `PrefixCache`; "opt" is the offline optimum
     capacities : capacities to try
     jobs : number of processes; 1 replays in this one
     on_result : called in this process after each replay, in the order in which they end
@@ -62,7 +63,8 @@ def sweep(
 
 
 def _replay_saved(directory: Path, policy: str, capacity: Capacity) -> ReplayResult:
-    return replay(Trace.load(directory), policy, capacity)
+    trace = Trace.load(directory)
+    return optimum(trace, capacity) if policy == OPTIMUM else replay(trace, policy, capacity)
 
 
 def _save(traces: Iterable[Trace], root: Path) -> Iterator[Path]:

@@ -1,0 +1,38 @@
+"""What commands are given: checked before any work, wrong input told in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kvcore.cli import InputError
+from kvcore.machine import check_writable
+from kvcore.sim import Capacity, Trace, TraceError, read_trace
+
+
+def listed(text: str) -> list[str]:
+    """The parts between commas, each once."""
+    return list(dict.fromkeys(part.strip() for part in text.split(",")))
+
+
+def parse_capacities(text: str) -> list[Capacity]:
+    try:
+        return [Capacity(part) for part in listed(text)]
+    except ValueError as error:
+        raise InputError(f"--capacity: {error}") from None
+
+
+def check_output(option: str, path: Path | None) -> None:
+    try:
+        if path is not None:
+            check_writable(path)
+    except OSError as error:
+        raise InputError(f"{option} {path}: {error.strerror}") from None
+
+
+def open_trace(path: Path, name: str) -> Trace:
+    try:
+        return read_trace(path, name)
+    except TraceError as error:
+        raise InputError(str(error)) from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
