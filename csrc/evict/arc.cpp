@@ -21,8 +21,9 @@ namespace {
 //   4. p moves for every block that is found in B1 or B2, the shallowest first; both lists are
 //      trimmed after the request's blocks are in.
 //
-// Ghosts are about as many as the cache has blocks, at most twice that. A touch writes each span of the path once
-// and moves at most two links; a block that comes costs one search in the ghosts' index.
+// Ghosts are about as many as the cache has blocks, at most twice that. A touch writes each span of
+// the path once and moves at most two links; a block that comes costs one search in the ghosts'
+// index.
 class ArcPolicy final : public EvictionPolicy {
  public:
   ArcPolicy(BlockTable& table, uint32_t num_blocks)
