@@ -5,7 +5,7 @@
 
 #include "bindings/arguments.h"
 #include "bindings/register.h"
-#include "cache/request_info.h"
+#include "evict/request_info.h"
 
 namespace kvcore::bindings {
 namespace {

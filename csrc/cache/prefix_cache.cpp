@@ -1,6 +1,7 @@
 #include "cache/prefix_cache.h"
 
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 
 #include "common/check.h"
@@ -62,7 +63,7 @@ Lease PrefixCache::acquire(std::span<const BlockHash> hashes, const RequestInfo&
     if (!whole) break;
   }
   if (matched == 0) return lease;
-  policy_->touch(path_, request.serial);
+  policy_->touch(path_, use_of(request));
   hold(lease.last_ = path_.back());
   ++num_leases_;
   lease.block_ids_.reserve(matched);
@@ -88,7 +89,8 @@ Reservation PrefixCache::reserve(std::span<const BlockHash> hashes,
   uint64_t wanted = missing.size();
   for (SpanId id : path_) wanted += table_[id].vacant ? table_[id].length : 0;
   hold(deepest);
-  uint32_t remembered = policy_->remember(missing);
+  const Use use = use_of(request);
+  std::span<const uint32_t> borders = policy_->remember(missing, use);
   make_room(wanted, 0, reservation);
 
   auto state = reservation.states_.begin();
@@ -116,11 +118,12 @@ Reservation PrefixCache::reserve(std::span<const BlockHash> hashes,
   size_t taken = std::min<size_t>(missing.size(), free_ids_.available());
   std::fill_n(state, taken, BlockState::kNew);
   SpanId last = deepest;
-  for (size_t begin = 0; begin < taken;) {
-    size_t border = begin < remembered ? std::min<size_t>(remembered, taken) : taken;
-    size_t blocks = std::min<size_t>(border - begin, kMaxSpanBlocks);
-    last = append(last, missing.subspan(begin, blocks), begin < remembered, reservation);
-    begin += blocks;
+  for (uint32_t begin = 0; begin < taken;) {
+    while (!borders.empty() && borders.front() <= begin) borders = borders.subspan(1);
+    size_t border = borders.empty() ? taken : std::min<size_t>(borders.front(), taken);
+    auto end = static_cast<uint32_t>(std::min<size_t>(border, size_t{begin} + kMaxSpanBlocks));
+    last = append(last, missing, begin, end, reservation);
+    begin = end;
   }
   if (taken > 0) reservation.pieces_.push_back({last, static_cast<uint32_t>(taken)});
 
@@ -129,13 +132,14 @@ Reservation PrefixCache::reserve(std::span<const BlockHash> hashes,
       reservation.new_positions_.push_back(static_cast<uint32_t>(i));
     }
   }
-  policy_->touch(path_, request.serial);
+  policy_->touch(path_, use);
   unhold(deepest);
   return reservation;
 }
 
-void PrefixCache::finish(const RequestInfo&, uint64_t) {
+void PrefixCache::finish(const RequestInfo& request, uint64_t output_tokens) noexcept {
   std::lock_guard lock(mutex_);
+  policy_->finish(use_of(request), output_tokens);
   ++finished_requests_;
 }
 
@@ -156,6 +160,18 @@ CacheStats PrefixCache::stats() const {
   stats.finished_requests = finished_requests_;
   stats.metadata_bytes = table_.bytes() + policy_->bytes() + free_ids_.bytes();
   return stats;
+}
+
+// Time is what the requests say; one that says nothing comes a little after the one before.
+Use PrefixCache::use_of(const RequestInfo& request) noexcept {
+  constexpr int64_t kUntimedStepUs = 100'000;
+  if (request.arrival_us) {
+    now_us_ = std::max(now_us_, *request.arrival_us);
+  } else if (request.serial != last_request_) {
+    now_us_ += std::min(kUntimedStepUs, std::numeric_limits<int64_t>::max() - now_us_);
+  }
+  last_request_ = request.serial;
+  return {request, now_us_};
 }
 
 // Leaves in path_ the spans that `hashes` begin with, whatever their state, splitting the last one
@@ -218,11 +234,12 @@ void PrefixCache::adopt(SpanId id, Reservation& reservation) {
   span.vacant = false;
   hold(id);
   in_flight_blocks_ += span.length;
-  policy_->enter(id, true);
+  policy_->enter(id, std::nullopt);
 }
 
-SpanId PrefixCache::append(SpanId parent, std::span<const BlockHash> hashes, bool known,
-                           Reservation& reservation) {
+SpanId PrefixCache::append(SpanId parent, std::span<const BlockHash> missing, uint32_t begin,
+                           uint32_t end, Reservation& reservation) {
+  std::span<const BlockHash> hashes = missing.subspan(begin, end - begin);
   size_t before = reservation.block_ids_.size();
   reservation.block_ids_.resize(before + hashes.size());
   std::span<BlockId> ids = std::span(reservation.block_ids_).subspan(before);
@@ -230,7 +247,7 @@ SpanId PrefixCache::append(SpanId parent, std::span<const BlockHash> hashes, boo
   SpanId id = table_.append(parent, hashes, ids);
   hold(id);
   in_flight_blocks_ += static_cast<uint32_t>(hashes.size());
-  policy_->enter(id, known);
+  policy_->enter(id, begin);
   return path_.emplace_back(id);
 }
 

@@ -8,8 +8,8 @@
 
 #include "cache/block_id_pool.h"
 #include "cache/handles.h"
-#include "cache/request_info.h"
 #include "evict/policy.h"
+#include "evict/request_info.h"
 #include "table/block_table.h"
 
 namespace kvcore {
@@ -58,7 +58,7 @@ class PrefixCache : public std::enable_shared_from_this<PrefixCache> {
   // never what the same chain needs. When fewer fit, the first that fit are kept.
   Reservation reserve(std::span<const BlockHash> hashes, const RequestInfo& request) noexcept;
 
-  void finish(const RequestInfo& request, uint64_t output_tokens);
+  void finish(const RequestInfo& request, uint64_t output_tokens) noexcept;
 
   // True while another call is at work; the answer may be old when it arrives.
   bool is_busy() const noexcept;
@@ -74,11 +74,12 @@ class PrefixCache : public std::enable_shared_from_this<PrefixCache> {
   PrefixCache(uint32_t num_blocks, std::string policy);
 
   // All below run under the lock.
+  Use use_of(const RequestInfo& request) noexcept;
   size_t walk(std::span<const BlockHash> hashes);
   SpanId split(SpanId id, uint32_t at);
   void make_room(uint64_t blocks_wanted, size_t spans_wanted, Reservation& reservation);
   void adopt(SpanId id, Reservation& reservation);
-  SpanId append(SpanId parent, std::span<const BlockHash> hashes, bool known,
+  SpanId append(SpanId parent, std::span<const BlockHash> missing, uint32_t begin, uint32_t end,
                 Reservation& reservation);
   void hold(SpanId id) noexcept { ++table_[id].holds; }
   void unhold(SpanId id) noexcept;
@@ -94,6 +95,8 @@ class PrefixCache : public std::enable_shared_from_this<PrefixCache> {
   std::unique_ptr<EvictionPolicy> policy_;
   BlockIdPool free_ids_;
   std::vector<SpanId> path_;  // scratch: the spans of the request at hand, the root's child first
+  int64_t now_us_ = 0;
+  uint32_t last_request_ = 0;
   uint32_t in_flight_blocks_ = 0;
   uint32_t num_leases_ = 0;
   uint64_t evictions_ = 0;

@@ -17,6 +17,7 @@ namespace {
 //   1. A request uses a block once, however often it touches it.
 //   2. T2 is closed upwards: a block is in T2 only if the block before it is, so a hit in B1 or B2
 //      enters T2 only where its parent is there; its history counts as far as it is unbroken.
+//      A vacant span was asked for before: when it gets blocks again, they count as known.
 //   3. A list loses its oldest leaf that nothing holds; when it has none, the other one does.
 //   4. p moves for every block that is found in B1 or B2, the shallowest first; both lists are
 //      trimmed after the request's blocks are in.
@@ -36,9 +37,12 @@ class ArcPolicy final : public EvictionPolicy {
     table_[kRootSpan].list = kT2;
   }
 
-  uint32_t remember(std::span<const BlockHash> missing) noexcept override;
-  void enter(SpanId id, bool known) noexcept override { table_[id].list = known ? kKnown : kNew; }
-  void touch(std::span<const SpanId> path, uint32_t request) noexcept override;
+  std::span<const uint32_t> remember(std::span<const BlockHash> missing,
+                                     const Use& use) noexcept override;
+  void enter(SpanId id, std::optional<uint32_t> position) noexcept override {
+    table_[id].list = !position || *position < unbroken_ ? kKnown : kNew;
+  }
+  void touch(std::span<const SpanId> path, const Use& use) noexcept override;
   void split(SpanId head_id, SpanId tail_id) noexcept override;
   Victim oldest() noexcept override;
   void evict(SpanId id, uint32_t blocks) noexcept override;
@@ -65,12 +69,14 @@ class ArcPolicy final : public EvictionPolicy {
   uint32_t t1_blocks_ = 0;
   uint32_t t2_blocks_ = 0;
   double p_ = 0;
-  bool from_b2_ = false;  // the blocks that come were in B2
+  uint32_t unbroken_ = 0;  // blocks of those that come, from the first on, that were in B1 or B2
+  bool from_b2_ = false;   // one of them was in B2
   uint64_t now_ = 0;
 };
 
-uint32_t ArcPolicy::remember(std::span<const BlockHash> missing) noexcept {
-  uint32_t unbroken = 0;
+std::span<const uint32_t> ArcPolicy::remember(std::span<const BlockHash> missing,
+                                              const Use&) noexcept {
+  unbroken_ = 0;
   from_b2_ = false;
   for (uint32_t i = 0; i < missing.size();) {
     double b1 = ghosts_.size(kB1), b2 = ghosts_.size(kB2);
@@ -87,14 +93,15 @@ uint32_t ArcPolicy::remember(std::span<const BlockHash> missing) noexcept {
       }
     }
     from_b2_ |= which == kB2;
-    if (unbroken == i) unbroken += blocks;
+    if (unbroken_ == i) unbroken_ += blocks;
     i += blocks;
   }
-  return unbroken;
+  return {&unbroken_, 1};
 }
 
-void ArcPolicy::touch(std::span<const SpanId> path, uint32_t request) noexcept {
+void ArcPolicy::touch(std::span<const SpanId> path, const Use& use) noexcept {
   ++now_;
+  const uint32_t request = use.request.serial;
   SpanId deepest_t1 = kRootSpan, deepest_t2 = kRootSpan;
   bool above_in_t2 = true;
   for (SpanId id : path) {

@@ -10,9 +10,9 @@ class LruPolicy final : public EvictionPolicy {
  public:
   explicit LruPolicy(BlockTable& table) : table_(table), order_(table) {}
 
-  void enter(SpanId, bool) noexcept override {}
+  void enter(SpanId, std::optional<uint32_t>) noexcept override {}
 
-  void touch(std::span<const SpanId> path, uint32_t) noexcept override {
+  void touch(std::span<const SpanId> path, const Use&) noexcept override {
     ++now_;
     for (SpanId id : path) {
       Span& span = table_[id];

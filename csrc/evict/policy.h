@@ -2,13 +2,21 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
 
+#include "evict/request_info.h"
 #include "table/block_table.h"
 
 namespace kvcore {
+
+// A request at work, as a policy sees it.
+struct Use {
+  const RequestInfo& request;
+  int64_t now_us;  // never goes back
+};
 
 // The contract of every eviction policy: it orders spans and says which leaf loses blocks next.
 //
@@ -18,33 +26,42 @@ namespace kvcore {
 // keeps besides grows in bounded steps; no policy reads a clock. Calls come under the cache's lock.
 //
 // The calls of one request that misses, in this order:
-//   remember(missing)      the blocks that it will bring
-//   oldest() ... evict()   until there is room
-//   enter(span, ...)       for every new span
-//   touch(path, request)   once, over all its spans
+//   touch(path, use)         what it found
+//   remember(missing, use)   the blocks that it will bring
+//   oldest() ... evict()     until there is room, or nothing is worth less than what comes
+//   enter(span, ...)         for every new span
+//   touch(path, use)         all its spans
+//   finish(use, tokens)      perhaps much later; other requests come in between
 class EvictionPolicy {
  public:
   struct Victim {
-    SpanId span = kRootSpan;  // kRootSpan: nothing may leave
+    SpanId span = kRootSpan;  // kRootSpan: nothing may leave, or should for what comes
     uint32_t blocks = 0;      // that may leave its tail before the policy is asked again
   };
 
   virtual ~EvictionPolicy() = default;
 
-  // `missing` blocks of one chain are about to come. Answers how many of them, from the first on,
-  // the policy knows from before: a span never reaches across that border.
-  virtual uint32_t remember(std::span<const BlockHash> missing) noexcept {
-    (void)missing;
-    return 0;
+  // `missing` blocks of one chain are about to come. Answers where what the policy knows of them
+  // from before changes: positions, ascending, that no new span reaches across. Good until the
+  // next call.
+  virtual std::span<const uint32_t> remember(std::span<const BlockHash> missing,
+                                             const Use& use) noexcept {
+    (void)missing, (void)use;
+    return {};
   }
 
-  // A span has got its blocks: a new one, `known` as remember() answered; or a vacant one, known
-  // since it was asked for before. touch() follows for the same path.
-  virtual void enter(SpanId span, bool known) noexcept = 0;
+  // A span has got its blocks: a new one, whose first is missing[position]; or a vacant one, which
+  // was asked for before. touch() follows for the same path.
+  virtual void enter(SpanId span, std::optional<uint32_t> position) noexcept = 0;
 
-  // `request` has used these spans, the root's child first; vacant ones are not among them. All
+  // A request has used these spans, the root's child first; vacant ones are not among them. All
   // touches of one request count as one use.
-  virtual void touch(std::span<const SpanId> path, uint32_t request) noexcept = 0;
+  virtual void touch(std::span<const SpanId> path, const Use& use) noexcept = 0;
+
+  // A request has ended and was answered with so many tokens.
+  virtual void finish(const Use& use, uint64_t output_tokens) noexcept {
+    (void)use, (void)output_tokens;
+  }
 
   // `head` was split off `tail`, which kept its place.
   virtual void split(SpanId head, SpanId tail) noexcept = 0;

@@ -143,6 +143,7 @@ class Beside:
 
     def finish(self, request: RequestInfo, output_tokens: int) -> None:
         self.core.finish(request, output_tokens)
+        self.model.finish(request, output_tokens)
         self.finished += 1
 
     def drop_everything(self) -> None:

@@ -2,15 +2,17 @@
 
 The contract, as ``ModelCache`` uses it; ``path`` is always a chain's blocks from its first on:
 
-====================  =============================================================================
-``remember(missing)``  these hashes are asked for and not there; how many, from the first on, were
-                       known from before
-``victim(leaf)``       the block that should leave next among those of which ``leaf(block)`` is true
-``evict(block)``       it leaves, to make room
-``drop(block)``        it leaves, given up by its writer
-``enter(block, known)``  it comes; ``touch`` follows
-``touch(path, request)``  a request uses these blocks
-====================  =============================================================================
+==============================  ==================================================================
+``remember(missing, request)``  these hashes are asked for and not there
+``victim(leaf)``                the block that should leave next among those of which
+                                ``leaf(block)`` is true; None: nothing is worth less than what comes
+``evict(block)``                it leaves, to make room
+``drop(block)``                 it leaves, given up by its writer
+``enter(block, position)``      it comes, ``missing[position]``, or for None one that was vacant;
+                                ``touch`` follows
+``touch(path, request)``        a request uses these blocks
+``finish(request, tokens)``     it has ended, with so many tokens of output
+==============================  ==================================================================
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ class LruModel:
     def __init__(self, num_blocks: int) -> None:
         self.order: OrderedDict[Block, None] = OrderedDict()  # oldest first
 
-    def remember(self, missing: Sequence[bytes]) -> int:
-        return 0
+    def remember(self, missing: Sequence[bytes], request: Hashable) -> None:
+        pass
 
     def victim(self, leaf: Leaf) -> Block | None:
         return next(filter(leaf, self.order), None)
@@ -41,12 +43,15 @@ class LruModel:
     def drop(self, block: Block) -> None:
         del self.order[block]
 
-    def enter(self, block: Block, known: bool) -> None:
+    def enter(self, block: Block, position: int | None) -> None:
         self.order[block] = None
 
     def touch(self, path: Sequence[Block], request: Hashable) -> None:
         for block in reversed(path):
             self.order.move_to_end(block)
+
+    def finish(self, request: Hashable, output_tokens: int) -> None:
+        pass
 
 
 class ArcModel:
@@ -67,10 +72,11 @@ class ArcModel:
         self.b2: OrderedDict[bytes, None] = OrderedDict()
         self.p = 0.0
         self.hit_b2 = False  # by the request at hand
+        self.unbroken = 0  # of the blocks that come, from the first on: found in B1 or B2
         self.entered: dict[Block, bool] = {}
 
-    def remember(self, missing: Sequence[bytes]) -> int:
-        unbroken = 0
+    def remember(self, missing: Sequence[bytes], request: Hashable) -> None:
+        self.unbroken = 0
         self.hit_b2 = False
         for position, block_hash in enumerate(missing):
             if block_hash in self.b1:
@@ -82,9 +88,8 @@ class ArcModel:
                 self.hit_b2 = True
             else:
                 continue
-            if unbroken == position:
-                unbroken += 1
-        return unbroken
+            if self.unbroken == position:
+                self.unbroken += 1
 
     def victim(self, leaf: Leaf) -> Block | None:
         t1_is_large = len(self.t1) > self.p or (len(self.t1) == self.p and self.hit_b2)
@@ -99,8 +104,8 @@ class ArcModel:
     def drop(self, block: Block) -> None:
         del (self.t1 if block in self.t1 else self.t2)[block]
 
-    def enter(self, block: Block, known: bool) -> None:
-        self.entered[block] = known
+    def enter(self, block: Block, position: int | None) -> None:
+        self.entered[block] = position is None or position < self.unbroken
 
     def touch(self, path: Sequence[Block], request: Hashable) -> None:
         in_t2 = 0  # blocks of the path, from its first on
@@ -117,6 +122,9 @@ class ArcModel:
                 self.drop(block)
             (self.t2 if position < in_t2 else self.t1)[block] = request
         self._trim()
+
+    def finish(self, request: Hashable, output_tokens: int) -> None:
+        pass
 
     def _trim(self) -> None:
         while self.b1 and len(self.t1) + len(self.b1) > self.num_blocks:

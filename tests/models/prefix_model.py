@@ -47,7 +47,8 @@ class ModelCache:
     def reserve(self, chain: Sequence[bytes], request: Hashable = None) -> ModelReservation:
         asked = self._resident(chain)
         missing = chain[len(asked) :]
-        known = self.policy.remember(missing)
+        request = request or object()
+        self.policy.remember(missing, request)
         evicted = self._make_room(len(missing) + sum(block.vacant for block in asked), asked)
 
         reservation = ModelReservation(self, evicted)
@@ -58,11 +59,11 @@ class ModelCache:
             if block is None or block.vacant:
                 if self.free_blocks == 0:
                     break
-                came_before = block is not None or position - len(asked) < known
+                place = None if block is not None else position - len(asked)
                 block = block or self._attach(block_hash, parent)
                 block.writer = reservation
                 self.in_flight_blocks += 1
-                self.policy.enter(block, came_before)
+                self.policy.enter(block, place)
                 reservation.new.append(block)
                 reservation.states.append(NEW)
                 reservation.new_positions.append(position)
@@ -70,10 +71,13 @@ class ModelCache:
                 reservation.states.append(PRESENT if block.committed else IN_FLIGHT)
             used.append(block)
         reservation.states += [BYPASSED] * (len(chain) - len(used))
-        self.policy.touch(used, request or object())
+        self.policy.touch(used, request)
         if asked:
             self._prune(asked[-1])
         return reservation
+
+    def finish(self, request: Hashable, output_tokens: int) -> None:
+        self.policy.finish(request, output_tokens)
 
     def _resident(self, chain: Sequence[bytes]) -> list[Block]:
         """The blocks that ``chain`` begins with, whatever their state."""
