@@ -3,7 +3,7 @@
 namespace kvcore {
 
 using PolicyFactory = std::unique_ptr<EvictionPolicy>(BlockTable& table, uint32_t num_blocks);
-PolicyFactory make_lru, make_arc;
+PolicyFactory make_lru, make_lru2, make_arc;
 
 namespace {
 
@@ -15,6 +15,7 @@ struct Entry {
 // A new policy is its own file, its make_ function above, and a line here.
 constexpr Entry kPolicies[] = {
     {"lru", make_lru},
+    {"lru2", make_lru2},
     {"arc", make_arc},
 };
 

@@ -30,8 +30,7 @@ void RecencyOrder::remove(SpanId id) noexcept {
 void RecencyOrder::released(SpanId id) noexcept {
   Span& span = table_[id];
   if (span.place != Place::kParked) return;
-  returned_.push(id);
-  span.place = Place::kReturned;
+  insert(id);
 }
 
 SpanId RecencyOrder::oldest() noexcept {
@@ -76,9 +75,9 @@ void RecencyOrder::check_invariants(uint8_t list) const {
       KV_INVARIANT(table_[up].place == Place::kInside);
       not_deepest.push_back(up);
     }
-    if (!table_[span.parent].vacant && span.parent != kRootSpan) {
-      KV_INVARIANT(table_[span.parent].stamp >= span.stamp);
-    }
+    const Span& parent = table_[span.parent];
+    bool both_here = span.parent != kRootSpan && !parent.vacant && parent.list == list;
+    KV_INVARIANT(!both_here || parent.stamp >= span.stamp);
   });
   KV_INVARIANT(listed == 0);
   std::vector<bool> covered(table_.record_limit());

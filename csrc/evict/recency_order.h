@@ -32,6 +32,12 @@ class RecencyOrder {
     table_[deepest].place = Place::kListed;
   }
 
+  // The same for a group that is not the newest; O(log n).
+  void insert(SpanId deepest) noexcept {
+    returned_.push(deepest);
+    table_[deepest].place = Place::kReturned;
+  }
+
   // A span is about to be touched again.
   void take_out(SpanId id) noexcept {
     Span& span = table_[id];
