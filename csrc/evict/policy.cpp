@@ -3,7 +3,7 @@
 namespace kvcore {
 
 using PolicyFactory = std::unique_ptr<EvictionPolicy>(BlockTable& table, uint32_t num_blocks);
-PolicyFactory make_lru, make_lru2, make_arc;
+PolicyFactory make_lru, make_lru2, make_mq, make_arc;
 
 namespace {
 
@@ -16,6 +16,7 @@ struct Entry {
 constexpr Entry kPolicies[] = {
     {"lru", make_lru},
     {"lru2", make_lru2},
+    {"mq", make_mq},
     {"arc", make_arc},
 };
 

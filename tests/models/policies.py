@@ -23,6 +23,7 @@ from typing import Protocol
 
 from models.block import Block
 from models.lru2_model import Lru2Model
+from models.mq_model import MqModel
 
 Leaf = Callable[[Block], bool]
 
@@ -149,5 +150,6 @@ class ArcModel:
 POLICY_MODELS: dict[str, Callable[[int], PolicyModel]] = {
     "lru": LruModel,
     "lru2": Lru2Model,
+    "mq": MqModel,
     "arc": ArcModel,
 }
