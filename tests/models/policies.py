@@ -24,6 +24,7 @@ from typing import Protocol
 from models.block import Block
 from models.lru2_model import Lru2Model
 from models.mq_model import MqModel
+from models.wtinylfu_model import WTinyLfuModel
 
 Leaf = Callable[[Block], bool]
 
@@ -151,5 +152,6 @@ POLICY_MODELS: dict[str, Callable[[int], PolicyModel]] = {
     "lru": LruModel,
     "lru2": Lru2Model,
     "mq": MqModel,
+    "wtinylfu": WTinyLfuModel,
     "arc": ArcModel,
 }
