@@ -36,6 +36,8 @@ class BlockHistory {
   uint32_t count_of(uint64_t value) const noexcept;
 
   void entered(uint32_t blocks) noexcept { entered_ += blocks; }
+  // How many of the missing blocks have not.
+  size_t bypassed() const noexcept { return missing_.size() - entered_; }
 
   void evicted(std::span<const BlockHash> blocks, uint64_t value) noexcept {
     ghosts_.add(GhostLists::kFirst, blocks, value);

@@ -3,7 +3,7 @@
 namespace kvcore {
 
 using PolicyFactory = std::unique_ptr<EvictionPolicy>(BlockTable& table, uint32_t num_blocks);
-PolicyFactory make_lru, make_lru2, make_mq, make_wtinylfu, make_arc;
+PolicyFactory make_lru, make_lru2, make_mq, make_wtinylfu, make_tlru, make_arc;
 
 namespace {
 
@@ -14,8 +14,12 @@ struct Entry {
 
 // A new policy is its own file, its make_ function above, and a line here.
 constexpr Entry kPolicies[] = {
-    {"lru", make_lru},           {"lru2", make_lru2}, {"mq", make_mq},
-    {"wtinylfu", make_wtinylfu}, {"arc", make_arc},
+    {"lru", make_lru},
+    {"lru2", make_lru2},
+    {"mq", make_mq},
+    {"wtinylfu", make_wtinylfu},
+    {"tlru", make_tlru},
+    {"arc", make_arc},
 };
 
 }  // namespace

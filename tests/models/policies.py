@@ -24,6 +24,7 @@ from typing import Protocol
 from models.block import Block
 from models.lru2_model import Lru2Model
 from models.mq_model import MqModel
+from models.tlru_model import TailLruModel
 from models.wtinylfu_model import WTinyLfuModel
 
 Leaf = Callable[[Block], bool]
@@ -153,5 +154,6 @@ POLICY_MODELS: dict[str, Callable[[int], PolicyModel]] = {
     "lru2": Lru2Model,
     "mq": MqModel,
     "wtinylfu": WTinyLfuModel,
+    "tlru": TailLruModel,
     "arc": ArcModel,
 }
