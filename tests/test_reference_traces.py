@@ -69,6 +69,29 @@ ARC = {
     AGENTS: {"0.5%": 7.092, "1%": 20.797, "2%": 42.840, "5%": 80.895},
 }
 
+# The same for the policies that remember what has left, in the order of OPTIMUM's capacities.
+HISTORY = {
+    "lru2": {
+        CONVERSATION: (7.991, 10.534, 14.484, 20.990, 24.810, 30.179),
+        SYNTHETIC: (4.459, 7.779, 15.796, 25.909, 40.538, 60.690),
+        AGENTS: (14.372, 27.400, 48.876, 77.182),
+    },
+    "mq": {
+        CONVERSATION: (4.857, 10.255, 13.518, 22.081, 29.399, 35.069),
+        SYNTHETIC: (4.439, 8.163, 15.935, 25.498, 40.052, 60.589),
+        AGENTS: (16.596, 26.745, 42.707, 78.986),
+    },
+    "wtinylfu": {
+        CONVERSATION: (5.470, 6.646, 8.944, 16.221, 21.183, 27.199),
+        SYNTHETIC: (3.623, 5.988, 12.599, 24.120, 36.942, 59.058),
+        AGENTS: (13.530, 23.671, 44.203, 77.274),
+    },
+    "tlru": {
+        CONVERSATION: (4.530, 5.384, 8.373, 19.247, 26.096, 31.751),
+        SYNTHETIC: (3.665, 6.939, 14.309, 23.666, 35.667, 51.025),
+        AGENTS: (3.682, 13.571, 37.847, 68.347),
+    },
+}
 
 OPTIMUM = {
     CONVERSATION: {
@@ -105,6 +128,14 @@ def test_lru_is_within_a_tenth_of_a_point(trace: Trace) -> None:
 def test_arc_stays_as_it_is(trace: Trace) -> None:
     for capacity, percent in ARC[trace.name].items():
         result = replay(trace, "arc", Capacity(capacity))
+        assert 100 * result.token_hit_ratio == pytest.approx(percent, abs=0.0006), capacity
+
+
+@pytest.mark.parametrize("policy", HISTORY)
+def test_history_policies_stay_as_they_are(trace: Trace, policy: str) -> None:
+    capacities = OPTIMUM[trace.name]
+    for capacity, percent in zip(capacities, HISTORY[policy][trace.name], strict=True):
+        result = replay(trace, policy, Capacity(capacity))
         assert 100 * result.token_hit_ratio == pytest.approx(percent, abs=0.0006), capacity
 
 

@@ -77,6 +77,7 @@ void GhostLists::add(Which which, std::span<const BlockHash> blocks, uint64_t va
 void GhostLists::add_run(Which which, std::span<const BlockHash> blocks, uint64_t value) noexcept {
   std::array<uint32_t, kMaxSpanBlocks> prints;
   for (size_t i = 0; i < blocks.size(); ++i) prints[i] = key_of(blocks[i]).print;
+  // Only hashes that are no chain, or a false match, give two runs one start; the newer counts.
   if (SpanId old = find(prints[0]); old != kRootSpan) {
     blocks_[(*this)[old].which] -= (*this)[old].length;
     erase(old);
@@ -133,7 +134,8 @@ void GhostLists::trim(SpanId id, uint32_t blocks) noexcept {
 void GhostLists::trim_front(SpanId id, uint32_t blocks) noexcept {
   Run& run = (*this)[id];
   uint32_t* before = run.prints;
-  if (SpanId twin = find(before[blocks]); twin != kRootSpan) {
+  // Only hashes that are no chain give twins, or a run that is its own.
+  if (SpanId twin = find(before[blocks]); twin != kRootSpan && twin != id) {
     blocks_[(*this)[twin].which] -= (*this)[twin].length;
     erase(twin);
   }

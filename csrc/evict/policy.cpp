@@ -14,12 +14,8 @@ struct Entry {
 
 // A new policy is its own file, its make_ function above, and a line here.
 constexpr Entry kPolicies[] = {
-    {"lru", make_lru},
-    {"lru2", make_lru2},
-    {"mq", make_mq},
-    {"wtinylfu", make_wtinylfu},
-    {"tlru", make_tlru},
-    {"arc", make_arc},
+    {"lru", make_lru},           {"lru2", make_lru2}, {"mq", make_mq},
+    {"wtinylfu", make_wtinylfu}, {"tlru", make_tlru}, {"arc", make_arc},
 };
 
 }  // namespace

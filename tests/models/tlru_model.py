@@ -22,8 +22,8 @@ class RunningMeanModel:
 class TailLruModel:
     """What a conversation can spare goes first (Zhang, Li, Moallemi and Peng, arXiv 2510.15152).
 
-    That is its last (threshold - Q) blocks: the threshold is a quarter of the mean prompt, Q the mean
-    of the blocks never seen before in requests that know at least half of theirs.
+    That is its last (threshold - Q) blocks: the threshold is a quarter of the mean prompt, Q the
+    mean of the blocks never seen before in requests that know at least half of theirs.
     """
 
     def __init__(self, num_blocks: int) -> None:
