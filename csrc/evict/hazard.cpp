@@ -87,6 +87,7 @@ class HazardPolicy final : public EvictionPolicy {
   static constexpr uint32_t kMaxOpen = 4096;  // requests that may be at work at once
   static constexpr int kAgedARequest = 64;
   static constexpr size_t kRankedARequest = 2;
+  static constexpr size_t kMovedARequest = 8;
   static constexpr int kMaxTries = 8;
   static constexpr float kSessionMemory = 0.9F;
   static constexpr float kSessionPrior = 2;
@@ -130,7 +131,7 @@ class HazardPolicy final : public EvictionPolicy {
   HazardModel model_;
   std::vector<CohortId> open_;  // of the requests at work, by serial
   int64_t now_us_ = 0;
-  size_t next_ranked_ = 0;
+  size_t next_ranked_ = 0, next_moved_ = 0;
 
   // Of the request at hand:
   CohortId current_ = kNoCohort;
@@ -179,6 +180,11 @@ bool HazardPolicy::begin(std::span<const SpanId> path, const Use& use) noexcept 
   age(now_us_);
   for (size_t i = 0; i < kRankedARequest && !heap_.empty(); ++i) {
     rank(heap_[next_ranked_++ % heap_.size()]);
+  }
+  for (size_t i = 0; i < kMovedARequest && !heap_.empty(); ++i) {
+    CohortId id = heap_[next_moved_++ % heap_.size()];
+    cohorts_[id].rank = rank_at(cohorts_[id]);
+    heap_.moved(id);
   }
   current_ = cohorts_.make(now_us_, serial);
   if (cohorts_[open].request == serial && open != kNoCohort) {  // it branches
