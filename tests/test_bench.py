@@ -155,7 +155,7 @@ def test_missing_peer_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("no_peers")
-@pytest.mark.parametrize("name", ["hash", "table", "cache"])
+@pytest.mark.parametrize("name", ["hash", "table", "cache", "evict"])
 def test_quick_run_without_peers_reports(name: str, tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     result = CliRunner().invoke(main, ["bench", name, "--quick", "--json", str(path)])
@@ -173,7 +173,12 @@ def test_quick_run_without_peers_reports(name: str, tmp_path: Path) -> None:
         assert (row["of_limit"] is None) == (not row["limits"])
         assert {type(figure) for figure in (row["peers"] | row["limits"]).values()} <= {float}
         assert row["case"].partition(",")[0] in result.stdout
-    missing = {"hash": ("xxhash", "dynamo"), "table": ("dynamo",), "cache": ("libcachesim",)}
+    missing = {
+        "hash": ("xxhash", "dynamo"),
+        "table": ("dynamo",),
+        "cache": ("libcachesim",),
+        "evict": ("libcachesim",),
+    }
     for package in missing[name]:
         assert package in result.stderr
 
@@ -207,7 +212,10 @@ def test_bad_arguments(tmp_path: Path) -> None:
 def test_script_refuses_other_names() -> None:
     done = subprocess.run([ROOT / "scripts/bench.sh", "speed"], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "bench: there is no benchmark 'speed'; there are: hash, table, cache\n"
+    assert (
+        done.stderr
+        == "bench: there is no benchmark 'speed'; there are: hash, table, cache, evict\n"
+    )
 
 
 def test_ordered_blocks_evict_what_kvcore_evicts() -> None:
