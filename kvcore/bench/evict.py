@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -49,105 +50,118 @@ from kvcore.bench.peers import (
 _CHAIN_BLOCKS = 128
 _SPAN_BLOCKS = 16
 _ROUND_CHAINS = 32
+_ROUND_BLOCKS = _ROUND_CHAINS * _CHAIN_BLOCKS
 _ZIPF_EXPONENT = 0.8
 _REPLACED_BEFORE_MEMORY = 5
 _OUTPUT_TOKENS = 100
-# Time of arrival from which requests come to a full cache: after all that filled it.
-_LATER_US = 1 << 50
-
-Batch = Sequence[tuple[Hashes, RequestInfo]]
 
 
 def run(quick: bool) -> Iterator[Row]:
     sizes, rounds = ((1_024,), 3) if quick else ((100_096, 10_000_000), 51)
     for num_blocks in sizes:
-        work = _Work(num_blocks, rounds)
+        work = _Work.draw(num_blocks, rounds)
         for policy in POLICIES:
-            yield from work.measure(policy)
+            full = _FullCache(policy, work)
+            yield full.touch()
+            full.replace_all()
+            yield full.replace()
+            del full  # the next one gets its memory
             yield from _memory(policy, num_blocks)
 
 
+@dataclass(frozen=True, slots=True)
 class _Work:
-    """What is asked for, the same of all policies.
+    """What all policies are asked for, chains in order: uint8[..., chain blocks, 16]."""
 
-    Round `i` touches `chains[touched[i]]`; in a later one come `new_chains[i]`.
-    """
+    resident: Hashes
+    touched: Hashes  # a round in each first index
+    replacing: Hashes
+    new: Hashes  # a round in each first index
 
-    def __init__(self, num_blocks: int, rounds: int) -> None:
+    @classmethod
+    def draw(cls, num_blocks: int, rounds: int) -> _Work:
         num_chains = num_blocks // _CHAIN_BLOCKS
-        random = np.random.default_rng(0)
-        self.rounds = rounds
-        self.chains = random_chains(0, num_chains, _CHAIN_BLOCKS)
-        self.replacing = random_chains(1, num_chains, _CHAIN_BLOCKS)
-        self.new_chains = random_chains(2, rounds * _ROUND_CHAINS, _CHAIN_BLOCKS).reshape(
-            rounds, _ROUND_CHAINS, _CHAIN_BLOCKS, 16
-        )
+        random = np.random.default_rng(3)
         share = np.arange(1, num_chains + 1) ** -_ZIPF_EXPONENT
-        self.touched = random.permutation(num_chains)[
-            random.choice(num_chains, (rounds, _ROUND_CHAINS), p=share / share.sum())
-        ]
-
-    def measure(self, policy: str) -> Iterator[Row]:
-        cache = grown_cache(self.chains, _SPAN_BLOCKS, policy)
-        requests = arrivals(_LATER_US)
-        round_blocks = _ROUND_CHAINS * _CHAIN_BLOCKS
-        touched = self.chains[self.touched]
-        simulator = CacheSimulator.find(
-            policy,
-            numbers_of(self.chains),
-            np.concatenate([numbers_of(x) for x in (touched, self.replacing, self.new_chains)]),
-            table_fits=True,
+        ranks = random.choice(num_chains, (rounds, _ROUND_CHAINS), p=share / share.sum())
+        resident = random_chains(0, num_chains, _CHAIN_BLOCKS)
+        new = random_chains(2, rounds * _ROUND_CHAINS, _CHAIN_BLOCKS)
+        return cls(
+            resident=resident,
+            touched=resident[random.permutation(num_chains)[ranks]],
+            replacing=random_chains(1, num_chains, _CHAIN_BLOCKS),
+            new=new.reshape(rounds, _ROUND_CHAINS, _CHAIN_BLOCKS, 16),
         )
 
-        def batch(chains: Hashes) -> Batch:
-            return [(chain.copy(), next(requests)) for chain in chains]
 
-        def touch(batch: Batch) -> int:
+class _FullCache:
+    """A policy at work on all of it, beside libCacheSim where that has the policy."""
+
+    def __init__(self, policy: str, work: _Work) -> None:
+        self._policy = policy
+        self._work = work
+        self._requests = arrivals()
+        self._cache = grown_cache(work.resident, _SPAN_BLOCKS, policy, self._requests)
+        later = [numbers_of(chains) for chains in (work.touched, work.replacing, work.new)]
+        self._simulator = CacheSimulator.find(
+            policy, numbers_of(work.resident), np.concatenate(later), table_fits=True
+        )
+        self._next_number = work.resident.size // 16
+
+    def touch(self) -> Row:
+        def touch(batch: list[tuple[Hashes, RequestInfo]]) -> int:
             found = 0
             for hashes, request in batch:
-                lease = cache.acquire(hashes, request)
+                lease = self._cache.acquire(hashes, request)
                 found += lease.num_blocks
                 lease.release()
-                cache.finish(request, _OUTPUT_TOKENS)
+                self._cache.finish(request, _OUTPUT_TOKENS)
             return found
 
-        def replace(batch: Batch) -> list[Reservation]:
-            return [_put(cache, hashes, request) for hashes, request in batch]
+        touched = self._work.touched
+        ours = Contender(touch, lambda i: self._with_requests(touched[i]), always(_ROUND_BLOCKS))
+        return measure(self._case("touch", ours, misses=0.0))
 
-        def replaced(reservations: list[Reservation]) -> tuple[int, int]:
+    def replace_all(self) -> None:
+        for chain in self._work.replacing:
+            _put(self._cache, chain, next(self._requests))
+        if self._simulator is not None:
+            num_blocks = self._work.replacing.size // 16
+            answer = self._simulator.run(self._next_number, num_blocks)
+            check(f"evict, {self._policy}: misses of libCacheSim", answer, (1.0, 1.0))
+            self._next_number += num_blocks
+
+    def replace(self) -> Row:
+        def replace(batch: list[tuple[Hashes, RequestInfo]]) -> list[Reservation]:
+            return [_put(self._cache, hashes, request) for hashes, request in batch]
+
+        def came_and_left(reservations: list[Reservation]) -> tuple[int, int]:
             """Blocks that were asked for, and how many more came than left."""
-            came = sum(len(r.new_positions) for r in reservations)
-            left = sum(len(r.evicted) for r in reservations)
-            return sum(len(r.states) for r in reservations), came - left
+            came = sum(len(reservation.new_positions) for reservation in reservations)
+            left = sum(len(reservation.evicted) for reservation in reservations)
+            return sum(len(reservation.states) for reservation in reservations), came - left
 
-        def case(what: str, ours: Contender, start: int, misses: float) -> Case:
-            peers = {}
-            if simulator is not None:
-                first = len(self.chains) * _CHAIN_BLOCKS + start
-                peers[CacheSimulator.name(policy)] = Contender(
-                    lambda at: simulator.run(at, round_blocks),
-                    lambda i: first + i * round_blocks,
-                    always((misses, misses)),
-                )
-            name = f"{policy}: {what}, {cache.num_blocks:,} resident"
-            return Case(
-                "evict", name, "ns/block", ours, self.rounds, peers, ns_per_unit=round_blocks
+        new = self._work.new
+        expected = always((_ROUND_BLOCKS, 0))
+        ours = Contender(replace, lambda i: self._with_requests(new[i]), expected, came_and_left)
+        return measure(self._case("replace", ours, misses=1.0))
+
+    def _with_requests(self, chains: Hashes) -> list[tuple[Hashes, RequestInfo]]:
+        return [(chain.copy(), next(self._requests)) for chain in chains]
+
+    def _case(self, what: str, ours: Contender, misses: float) -> Case:
+        rounds = len(self._work.new)
+        peers = {}
+        if (simulator := self._simulator) is not None:
+            start = self._next_number
+            peers[CacheSimulator.name(self._policy)] = Contender(
+                lambda number: simulator.run(number, _ROUND_BLOCKS),
+                lambda i: start + i * _ROUND_BLOCKS,
+                always((misses, misses)),
             )
-
-        ours = Contender(touch, lambda i: batch(touched[i]), always(round_blocks))
-        yield measure(case("touch", ours, 0, 0.0))
-        for chain in self.replacing:
-            _put(cache, chain, next(requests))
-        replacing_blocks = len(self.replacing) * _CHAIN_BLOCKS
-        touched_blocks = self.rounds * round_blocks
-        if simulator is not None:
-            start = len(self.chains) * _CHAIN_BLOCKS + touched_blocks
-            answer = simulator.run(start, replacing_blocks)
-            check(f"evict, {policy}: libCacheSim's misses", answer, (1.0, 1.0))
-        ours = Contender(
-            replace, lambda i: batch(self.new_chains[i]), always((round_blocks, 0)), replaced
-        )
-        yield measure(case("replace", ours, touched_blocks + replacing_blocks, 1.0))
+            self._next_number += rounds * _ROUND_BLOCKS
+        name = f"{self._policy}: {what}, {self._cache.num_blocks:,} resident"
+        return Case("evict", name, "ns/block", ours, rounds, peers, ns_per_unit=_ROUND_BLOCKS)
 
 
 def _put(cache: PrefixCache, hashes: Hashes, request: RequestInfo) -> Reservation:
@@ -172,8 +186,8 @@ def _measure_kvcore(policy: str, num_blocks: int) -> dict[str, float]:
     chains = random_chains(0, num_blocks // _CHAIN_BLOCKS, _CHAIN_BLOCKS)
     others = Chains(_CHAIN_BLOCKS)
     before = resident_bytes()
-    cache = grown_cache(chains, _SPAN_BLOCKS, policy)
-    requests = arrivals(_LATER_US)
+    requests = arrivals()
+    cache = grown_cache(chains, _SPAN_BLOCKS, policy, requests)
     for chain in others.take(_REPLACED_BEFORE_MEMORY * num_blocks):
         _put(cache, chain, next(requests))
     stats = cache.stats()

@@ -58,16 +58,21 @@ def numbers_of(hashes: Hashes) -> Numbers:
     return hashes.reshape(-1, 16).view(np.int64)[:, 0] & (2**63 - 1)
 
 
-def arrivals(start_us: int = 0) -> Iterator[RequestInfo]:
-    """Requests, one a millisecond."""
-    return (RequestInfo(arrival_us=now_us) for now_us in count(start_us, 1_000))
+def arrivals() -> Iterator[RequestInfo]:
+    """Requests without end, one a millisecond."""
+    return (RequestInfo(arrival_us=now_us) for now_us in count(0, 1_000))
 
 
-def grown_cache(chains: Hashes, span_blocks: int, policy: str = "lru") -> PrefixCache:
+def grown_cache(
+    chains: Hashes,
+    span_blocks: int,
+    policy: str = "lru",
+    requests: Iterator[RequestInfo] | None = None,
+) -> PrefixCache:
     """A cache full of these chains, which have grown turn by turn, one span at a time."""
     num_chains, chain_blocks = chains.shape[:2]
     cache = PrefixCache(num_chains * chain_blocks, policy)
-    requests = arrivals()
+    requests = requests or arrivals()
     for end in range(span_blocks, chain_blocks + 1, span_blocks):
         for chain in chains:
             cache.reserve(chain[:end], next(requests)).commit()
