@@ -224,13 +224,14 @@ class _Section:
         found = {(equal.policy, equal.capacity): equal for equal in self.equals()}
         rows = {p: [found[p, capacity].less for capacity in columns] for p in self.styles}
         for row in rows.values():
-            row.append(fmean(row))
+            mean = fmean(row)
+            row += [mean, effective_gain(mean)]
         cells = _cells(rows, lambda less: f"{100 * less:.1f}", max)
         return table(
             f"equal-{self.number}",
             "Capacity needed to equal LRU",
             "% less than LRU's",
-            [*columns, "mean"],
+            [*columns, "mean", "effective, % more"],
             cells,
         )
 
