@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from html import escape
 from statistics import fmean
 
@@ -12,7 +12,8 @@ from kvcore.cli.lines import LineStyle, line_styles
 from kvcore.cli.page import Cell, figure, page, table
 from kvcore.machine import describe_machine, source_commit
 from kvcore.sim import EqualCapacity, Prefill, ReplayResult, Survival, Trace, survival
-from kvcore.sim.equal import LRU, effective_gain, mean_less
+from kvcore.sim.compare import Comparison
+from kvcore.sim.equal import LRU, effective_gain
 from kvcore.sim.optimum import OPTIMUM, infinite_token_hit_ratio
 
 _SURVIVAL_POINTS = 160
@@ -66,14 +67,14 @@ def report_page(
     """
     styles = line_styles(result.policy for result in results)
     sections = [
-        _Section(number, trace, results, equals, prefill, styles)
+        _Section(number, trace, Comparison.of(trace.name, results, equals), prefill, styles)
         for number, trace in enumerate(traces)
     ]
     machine = describe_machine()
     body = [
         "<h1>Cache replay</h1>",
         f"<p>{len(styles)} policies on {len(traces)} trace{'s' if len(traces) > 1 else ''}.</p>",
-        _summary(sections),
+        _summary([section.comparison for section in sections]),
         *(section.html() for section in sections),
         _NOTES,
         f"<footer>kvcore {escape(source_commit())} · {escape(str(machine['cpu']))}, "
@@ -88,47 +89,9 @@ class _Section:
 
     number: int
     trace: Trace
-    all_results: Sequence[ReplayResult]
-    all_equals: Sequence[EqualCapacity]
+    comparison: Comparison
     prefill: Prefill
     styles: Mapping[str, LineStyle]
-
-    def results(self) -> dict[str, dict[str, ReplayResult]]:
-        """By policy, then capacity; the smallest first."""
-        found: dict[str, dict[str, ReplayResult]] = {}
-        for result in sorted(self.all_results, key=lambda result: result.capacity_blocks):
-            if result.trace == self.trace.name:
-                found.setdefault(result.policy, {})[result.capacity] = result
-        return {policy: found[policy] for policy in self.styles}
-
-    def equals(self) -> list[EqualCapacity]:
-        return [equal for equal in self.all_equals if equal.trace == self.trace.name]
-
-    def gaps(self) -> dict[str, list[float | None]]:
-        """Share of the gap between LRU and the optimum that is closed; None where there is none."""
-        results = self.results()
-        lru, best = results[LRU], results[OPTIMUM]
-
-        def closed(capacity: str, result: ReplayResult) -> float | None:
-            low = lru[capacity].token_hit_ratio
-            gap = best[capacity].token_hit_ratio - low
-            return (result.token_hit_ratio - low) / gap if gap > 0 else None
-
-        return {
-            policy: [closed(capacity, result) for capacity, result in row.items()]
-            for policy, row in results.items()
-        }
-
-    def faster(self) -> dict[str, list[float]]:
-        """By how much the p90 of the time to first token is below LRU's, as a share."""
-        results = self.results()
-        return {
-            policy: [
-                1 - result.ttft.p90_s / (results[LRU][capacity].ttft.p90_s or 1.0)
-                for capacity, result in row.items()
-            ]
-            for policy, row in results.items()
-        }
 
     def html(self) -> str:
         trace = self.trace
@@ -155,25 +118,27 @@ class _Section:
         )
 
     def _hit_chart(self) -> str:
+        percent = {p: [100 * r for r in row] for p, row in self.comparison.hit_ratios().items()}
         level = 100 * infinite_token_hit_ratio(self.trace)
-        chart = self._chart(
-            "token hit ratio (%)", lambda result: 100 * result.token_hit_ratio, level
-        )
+        chart = self._chart("token hit ratio (%)", percent, level)
         return figure("Token hit ratio", "dotted: infinite cache", chart.html())
 
     def _ttft_chart(self) -> str:
-        chart = self._chart("p90 TTFT (s)", lambda result: result.ttft.p90_s, None)
-        return figure("Time to first token, p90", self._model(), chart.html())
+        chart = self._chart("p90 TTFT (s)", self.comparison.p90_s(), None)
+        engines = "1 engine" if self.prefill.engines == 1 else f"{self.prefill.engines} engines"
+        model = f"{engines}, {self.prefill.rate(self.trace):,.0f} tokens/s"
+        return figure("Time to first token, p90", model, chart.html())
 
     def _chart(
-        self, y_label: str, figure_of: Callable[[ReplayResult], float], level: float | None
+        self, y_label: str, rows: Mapping[str, Sequence[float]], level: float | None
     ) -> Chart:
-        results = self.results()
-        ticks = {float(r.capacity_blocks): r.capacity for r in results[LRU].values()}
+        lru = self.comparison.results[LRU].values()
+        blocks = [float(result.capacity_blocks) for result in lru]
         lines = [
-            Line(policy, style, [(r.capacity_blocks, figure_of(r)) for r in row.values()])
-            for (policy, row), style in zip(results.items(), self.styles.values(), strict=True)
+            Line(policy, self.styles[policy], list(zip(blocks, row, strict=True)))
+            for policy, row in rows.items()
         ]
+        ticks = dict(zip(blocks, self.comparison.capacities, strict=True))
         title = f"{y_label} against capacity on {self.trace.name}"
         return Chart(title, "capacity (log scale)", y_label, ticks, lines, level)
 
@@ -203,92 +168,69 @@ class _Section:
         return figure("Survival until the next use", remark, chart.html())
 
     def _hit_table(self) -> str:
-        results = self.results()
-        infinite = infinite_token_hit_ratio(self.trace)
-        rows = {
-            policy: [r.token_hit_ratio for r in row.values()] for policy, row in results.items()
-        }
-        cells = _cells(rows, lambda ratio: f"{100 * ratio:.2f}", max)
-        cells["infinite"] = [Cell(f"{100 * infinite:.2f}") for _ in results[LRU]]
-        return table(f"hits-{self.number}", "Token hit ratio", "%", list(results[LRU]), cells)
+        cells = _cells(self.comparison.hit_ratios(), lambda ratio: f"{100 * ratio:.2f}", max)
+        infinite = Cell(f"{100 * infinite_token_hit_ratio(self.trace):.2f}")
+        cells["infinite"] = [infinite] * len(self.comparison.capacities)
+        return self._table("hits", "Token hit ratio", "%", cells)
 
     def _gap_table(self) -> str:
-        cells = _cells(self.gaps(), lambda gap: f"{100 * gap:.1f}", max)
-        columns = list(self.results()[LRU])
-        return table(
-            f"gap-{self.number}", "Gap closed", "% of the way from LRU to opt", columns, cells
-        )
+        cells = _cells(self.comparison.gaps(), _percent, max)
+        return self._table("gap", "Gap closed", "% of the way from LRU to opt", cells)
 
     def _equal_table(self) -> str:
-        columns = list(self.results()[LRU])
-        found = {(equal.policy, equal.capacity): equal for equal in self.equals()}
-        rows = {p: [found[p, capacity].less for capacity in columns] for p in self.styles}
-        for row in rows.values():
-            mean = fmean(row)
-            row += [mean, effective_gain(mean)]
-        cells = _cells(rows, lambda less: f"{100 * less:.1f}", max)
-        return table(
-            f"equal-{self.number}",
-            "Capacity needed to equal LRU",
-            "% less than LRU's",
-            [*columns, "mean", "effective, % more"],
-            cells,
+        rows = {
+            policy: [*row, fmean(row), effective_gain(fmean(row))]
+            for policy, row in self.comparison.less().items()
+        }
+        cells = _cells(rows, _percent, max)
+        caption = "Capacity needed to equal LRU"
+        return self._table(
+            "equal", caption, "% less than LRU's", cells, "mean", "effective, % more"
         )
 
     def _ttft_table(self) -> str:
-        results = self.results()
-        rows = {p: [r.ttft.p90_s for r in row.values()] for p, row in results.items()}
-        cells = _cells(rows, _seconds, min)
-        columns = list(results[LRU])
-        return table(f"ttft-{self.number}", "Time to first token, p90", "s", columns, cells)
+        cells = _cells(self.comparison.p90_s(), _seconds, min)
+        return self._table("ttft", "Time to first token, p90", "s", cells)
+
+    def _table(
+        self, name: str, caption: str, remark: str, cells: Mapping[str, list[Cell]], *more: str
+    ) -> str:
+        columns = [*self.comparison.capacities, *more]
+        return table(f"{name}-{self.number}", caption, remark, columns, cells)
 
     def _ttft_details(self) -> str:
-        results = self.results()
-        faster = self.faster()
-        all_rows = {
+        faster = self.comparison.faster()
+        rows = {
             f"{policy} {capacity}": [
-                *(Cell(_seconds(s)) for s in (r.ttft.mean_s, r.ttft.p50_s, r.ttft.p90_s)),
-                Cell(_seconds(r.ttft.p99_s)),
-                Cell(f"{100 * below:.1f}"),
+                *(Cell(_seconds(s)) for s in astuple(result.ttft)),
+                Cell(_percent(below)),
             ]
-            for policy, row in results.items()
-            for (capacity, r), below in zip(row.items(), faster[policy], strict=True)
+            for policy, row in self.comparison.results.items()
+            for (capacity, result), below in zip(row.items(), faster[policy], strict=True)
         }
         columns = ["mean", "p50", "p90", "p99", "p90 below LRU's, %"]
-        figures = table(f"ttft-all-{self.number}", "Time to first token", "s", columns, all_rows)
+        figures = table(f"ttft-all-{self.number}", "Time to first token", "s", columns, rows)
         return f"<details><summary>All times to first token</summary>{figures}</details>"
 
-    def _model(self) -> str:
-        number = self.prefill.engines
-        rate = self.prefill.rate(self.trace)
-        engines = "1 engine" if number == 1 else f"{number} engines"
-        return f"{engines}, {rate:,.0f} tokens/s"
 
-
-def _summary(sections: Sequence[_Section]) -> str:
+def _summary(comparisons: Sequence[Comparison]) -> str:
     """A row a policy, the best first; each capacity of each trace counts the same."""
-    gaps: dict[str, list[float]] = {}
-    faster: dict[str, list[float]] = {}
-    equals: dict[str, list[EqualCapacity]] = {}
-    for section in sections:
-        for policy, row in section.gaps().items():
-            gaps.setdefault(policy, []).extend(gap for gap in row if gap is not None)
-        for policy, shares in section.faster().items():
-            faster.setdefault(policy, []).extend(shares)
-        for equal in section.equals():
-            equals.setdefault(equal.policy, []).append(equal)
-    less = {policy: mean_less(found) for policy, found in equals.items()}
-    columns: dict[str, dict[str, float | None]] = {
-        "gap closed, %": {p: fmean(found) if found else None for p, found in gaps.items()},
-        "capacity needed to equal LRU, % less": dict(less),
-        "effective capacity, % more": {p: effective_gain(share) for p, share in less.items()},
-        "p90 TTFT, % less": {p: fmean(shares) for p, shares in faster.items()},
-    }
-    order = sorted(less, key=lambda policy: -less[policy])
-    rows = {policy: [column[policy] for column in columns.values()] for policy in order}
+    rows: dict[str, list[float | None]] = {}
+    for policy in comparisons[0].results:
+        gaps = [gap for c in comparisons for gap in c.gaps()[policy] if gap is not None]
+        less = fmean(share for c in comparisons for share in c.less()[policy])
+        faster = fmean(share for c in comparisons for share in c.faster()[policy])
+        rows[policy] = [fmean(gaps) if gaps else None, less, effective_gain(less), faster]
+    columns = [
+        "gap closed, %",
+        "capacity needed to equal LRU, % less",
+        "effective capacity, % more",
+        "p90 TTFT, % less",
+    ]
+    cells = _cells(rows, _percent, max)
+    ordered = {p: cells[p] for p in sorted(rows, key=lambda p: rows[p][1] or 0.0, reverse=True)}
     remark = "means over all capacities and traces, against LRU"
-    cells = _cells(rows, lambda share: f"{100 * share:.1f}", max)
-    return table("summary", "Policies", remark, list(columns), cells)
+    return table("summary", "Policies", remark, columns, ordered)
 
 
 def _cells(
@@ -313,6 +255,10 @@ def _cells(
             else:
                 shown[policy].append(Cell(text(f), (f - last) / (first - last), f == first))
     return shown
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
 def _seconds(seconds: float) -> str:
