@@ -3,7 +3,7 @@
 namespace kvcore {
 
 using PolicyFactory = std::unique_ptr<EvictionPolicy>(BlockTable& table, uint32_t num_blocks);
-PolicyFactory make_lru, make_arc;
+PolicyFactory make_lru, make_arc, make_hazard;
 
 namespace {
 
@@ -16,6 +16,7 @@ struct Entry {
 constexpr Entry kPolicies[] = {
     {"lru", make_lru},
     {"arc", make_arc},
+    {"hazard", make_hazard},
 };
 
 }  // namespace
