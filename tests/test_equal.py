@@ -90,6 +90,14 @@ def test_means() -> None:
     assert effective_gain(0.26) == pytest.approx(0.351, abs=0.001)
 
 
+def test_results_of_another_trace(chat: Trace) -> None:
+    results = sweep([build([[1]])], ["lru"], [Capacity("1")], 1)
+    with pytest.raises(
+        ValueError, match=r"results has one of the trace 'small'; allowed are \['ch"
+    ):
+        equal_capacities([chat], results, 1)
+
+
 def test_a_trace_without_hits() -> None:
     trace = build([[1], [2]])
     results = sweep([trace], ["lru", "arc"], [Capacity("1")], 1)

@@ -123,6 +123,11 @@ def test_replays_tell_the_hits_and_times_of_each_request() -> None:
         ]
 
 
+def test_hits_of_another_trace() -> None:
+    with pytest.raises(ValueError, match=r"hit_blocks has shape \(4,\); it must be \(1,\)"):
+        ttft_s(build([[1]]), NOTHING_CACHED, Prefill())
+
+
 @pytest.mark.parametrize(
     ("engines", "tokens_per_s", "message"),
     [

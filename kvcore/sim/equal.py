@@ -58,7 +58,7 @@ def effective_gain(less: float) -> float:
 
 
 def equal_capacities(
-    traces: Iterable[Trace],
+    traces: Sequence[Trace],
     results: Sequence[ReplayResult],
     jobs: int,
     on_result: Callable[[EqualCapacity], None] = lambda equal: None,
@@ -76,8 +76,17 @@ def equal_capacities(
     Returns
     -------
     list[EqualCapacity]
-        In the order of `results`.
+        By trace, those of a trace in the order of `results`.
+
+    Raises
+    ------
+    ValueError
+        If a result is of a trace that is not among `traces`.
     """
+    names = [trace.name for trace in traces]
+    for result in results:
+        if result.trace not in names:
+            raise ValueError(f"results has one of the trace {result.trace!r}; allowed are {names}")
 
     def searches(trace: Trace) -> Iterator[_Search]:
         curve = lru_curve(trace).hit_blocks

@@ -86,7 +86,16 @@ def ttft_s(
     -------
     float64[num_requests]
         Seconds.
+
+    Raises
+    ------
+    ValueError
+        If `hit_blocks` has not one entry a request.
     """
+    if hit_blocks.shape != (trace.num_requests,):
+        raise ValueError(
+            f"hit_blocks has shape {hit_blocks.shape}; it must be ({trace.num_requests},)"
+        )
     uncached_tokens = trace.input_tokens - hit_blocks.astype(np.int64) * trace.block_tokens
     work_s = uncached_tokens * (prefill.engines / prefill.rate(trace))
     free_s = [0.0] * prefill.engines
