@@ -5,13 +5,23 @@ Skipped where the traces are absent.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kvcore import MissRatioCurve
-from kvcore.sim import Capacity, Trace, lru_curve, optimum, read_trace, replay
+from kvcore.sim import (
+    Capacity,
+    Trace,
+    equal_capacities,
+    lru_curve,
+    optimum,
+    read_trace,
+    replay,
+    sweep,
+)
 from kvcore.sim.curve import feed
 
 TRACES = Path(__file__).resolve().parents[2] / "shared" / "traces"
@@ -84,6 +94,16 @@ OPTIMUM = {
 }
 
 
+# p90 in seconds at 1 %.
+TTFT_P90_S = {
+    CONVERSATION: {"lru": 1.894, "arc": 1.863, "opt": 1.513},
+    SYNTHETIC: {"lru": 0.686, "arc": 0.691, "opt": 0.540},
+    AGENTS: {"lru": 3.144, "arc": 2.386, "opt": 1.539},
+}
+# Capacity that the optimum needs to equal LRU at the two smallest, % less.
+OPTIMUM_LESS = {CONVERSATION: [99.2, 98.1], SYNTHETIC: [89.5, 86.9], AGENTS: [92.7, 83.8]}
+
+
 @pytest.fixture(scope="module", params=[CONVERSATION, SYNTHETIC, AGENTS])
 def trace(request: pytest.FixtureRequest) -> Trace:
     path = TRACES / request.param
@@ -112,6 +132,22 @@ def test_optimum_is_within_a_tenth_of_a_point(trace: Trace) -> None:
     for capacity, percent in OPTIMUM[trace.name].items():
         result = optimum(trace, Capacity(capacity))
         assert 100 * result.token_hit_ratio == pytest.approx(percent, abs=0.1), capacity
+
+
+def test_times_to_first_token_stay_as_they_are(trace: Trace) -> None:
+    """No reference has them, so a change of these is a decision."""
+    for policy, p90_s in TTFT_P90_S[trace.name].items():
+        find = optimum if policy == "opt" else partial(replay, policy=policy)
+        result = find(trace, capacity=Capacity("1%"))
+        assert result.ttft.p90_s == pytest.approx(p90_s, abs=0.0006), policy
+
+
+def test_capacity_that_equals_lru(trace: Trace) -> None:
+    """The optimum needs so many percent less than LRU, to 1 % of what it needs."""
+    capacities = [Capacity(text) for text in list(OPTIMUM[trace.name])[:2]]
+    results = sweep([trace], ["opt"], capacities, 1)
+    percent = [100 * equal.less for equal in equal_capacities([trace], results, 1)]
+    assert percent == pytest.approx(OPTIMUM_LESS[trace.name], abs=0.3)
 
 
 def test_lru_curve_equals_the_cache(trace: Trace) -> None:
