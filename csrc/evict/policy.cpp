@@ -3,7 +3,7 @@
 namespace kvcore {
 
 using PolicyFactory = std::unique_ptr<EvictionPolicy>(BlockTable& table, uint32_t num_blocks);
-PolicyFactory make_lru, make_arc;
+PolicyFactory make_lru, make_fifo, make_slru, make_sieve, make_s3fifo, make_lfu, make_arc;
 
 namespace {
 
@@ -15,6 +15,11 @@ struct Entry {
 // A new policy is its own file, its make_ function above, and a line here.
 constexpr Entry kPolicies[] = {
     {"lru", make_lru},
+    {"fifo", make_fifo},
+    {"slru", make_slru},
+    {"sieve", make_sieve},
+    {"s3fifo", make_s3fifo},
+    {"lfu", make_lfu},
     {"arc", make_arc},
 };
 

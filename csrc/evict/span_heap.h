@@ -34,6 +34,8 @@ class SpanHeap {
   // `heir`, of equal stamp, takes the place of `id`.
   void replace(SpanId id, SpanId heir) noexcept { put(place_of(id), heir); }
 
+  size_t bytes() const noexcept { return heap_.capacity() * sizeof(SpanId); }
+
   // Throws std::logic_error.
   void check_invariants() const {
     for (size_t at = 0; at < heap_.size(); ++at) {
