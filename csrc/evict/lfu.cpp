@@ -14,8 +14,8 @@ namespace {
 // left. The lowest key leaves, of equal ones the least recently used.
 //
 // F stops at 255, so that what was in great demand ages in bounded time. libCacheSim's LFUDA adds L
-// to the key at each use instead, so old demand outlives it by far, and the two differ. On chains of
-// one block this is the paper's. On longer ones two rules make it prefix-aware:
+// to the key at each use instead, so old demand outlives it by far, and the two differ. On chains
+// of one block this is the paper's. On longer ones two rules make it prefix-aware:
 //   1. A request is one use of a block, however often it touches it; but each touch brings the key
 //      up to date. So no block has a lower key than those below it, but one that was given up.
 //   2. The leaf of the lowest key that nothing holds leaves.

@@ -11,7 +11,8 @@ namespace kvcore {
 //
 // A span waits as Place::kParked until its last hold has gone, then as Place::kReturned in a heap.
 // `stamp` is the turn of its last block; the block above it has the next one, so a split keeps the
-// order. A span is parked once a turn and comes back by a release: O(log n) of as many as came back.
+// order. A span is parked once a turn and comes back by a release: O(log n) of as many as came
+// back.
 //
 // Does not own the spans. Not thread safe.
 class OverdueSpans {

@@ -14,13 +14,8 @@ struct Entry {
 
 // A new policy is its own file, its make_ function above, and a line here.
 constexpr Entry kPolicies[] = {
-    {"lru", make_lru},
-    {"fifo", make_fifo},
-    {"slru", make_slru},
-    {"sieve", make_sieve},
-    {"s3fifo", make_s3fifo},
-    {"lfu", make_lfu},
-    {"arc", make_arc},
+    {"lru", make_lru},       {"fifo", make_fifo}, {"slru", make_slru}, {"sieve", make_sieve},
+    {"s3fifo", make_s3fifo}, {"lfu", make_lfu},   {"arc", make_arc},
 };
 
 }  // namespace

@@ -36,7 +36,8 @@ class S3FifoPolicy final : public EvictionPolicy {
  public:
   S3FifoPolicy(BlockTable& table, uint32_t num_blocks)
       : table_(table),
-        main_limit_(num_blocks - num_blocks / 10),
+        num_blocks_(num_blocks),
+        main_limit_(num_blocks - std::max<uint32_t>(num_blocks / 10, 1)),
         queues_{Queue(table), Queue(table)},
         ghosts_(size_t{main_limit_} + kMaxSpanBlocks) {}  // so many more before they are trimmed
 
@@ -76,17 +77,28 @@ class S3FifoPolicy final : public EvictionPolicy {
   void take_out(SpanId id) noexcept;
   bool stay(SpanId id) noexcept;
   SpanId next_of(Which which) noexcept;
+  uint32_t shortest(SpanId id, uint64_t blocks) const noexcept {
+    return static_cast<uint32_t>(std::min<uint64_t>(table_[id].length, blocks));
+  }
+  void add_ghosts(std::span<const BlockHash> run) noexcept;
 
   BlockTable& table_;
+  const uint32_t num_blocks_;
   const uint32_t main_limit_;
   std::array<Queue, 2> queues_;
   GhostLists ghosts_;
-  std::vector<uint32_t> borders_;  // of the blocks that come: unknown, known, unknown, ...
+  // Of the request at hand:
+  std::span<const BlockHash> missing_;  // blocks that come
+  std::vector<uint32_t> borders_;       // where they change: unknown, known, unknown, ...
+  uint64_t known_ = 0;                  // so many have not come yet
+  uint64_t come_ = 0;
 };
 
 std::span<const uint32_t> S3FifoPolicy::remember(std::span<const BlockHash> missing,
                                                  const Use&) noexcept {
+  missing_ = missing;
   borders_.clear();
+  known_ = come_ = 0;
   for (uint32_t i = 0; i < missing.size();) {
     uint32_t known = ghosts_.take(missing.subspan(i)).blocks;
     if (known == 0) {
@@ -99,6 +111,7 @@ std::span<const uint32_t> S3FifoPolicy::remember(std::span<const BlockHash> miss
       borders_.insert(borders_.end(), {i, i + known});
     }
     i += known;
+    known_ += known;
   }
   return borders_;
 }
@@ -106,6 +119,7 @@ std::span<const uint32_t> S3FifoPolicy::remember(std::span<const BlockHash> miss
 void S3FifoPolicy::enter(SpanId id, std::optional<uint32_t> position) noexcept {
   bool known = !position || (std::ranges::upper_bound(borders_, *position) - borders_.begin()) % 2;
   table_[id].list = packed(known ? kMain : kSmall, 0);
+  if (position) come_ += table_[id].length;
 }
 
 void S3FifoPolicy::touch(std::span<const SpanId> path, const Use& use) noexcept {
@@ -118,6 +132,22 @@ void S3FifoPolicy::touch(std::span<const SpanId> path, const Use& use) noexcept 
       if (queue_of(span).overdue.contains(id)) stay(id);
     }
     span.last_request = use.request.serial;
+  }
+  // Those that found no room are as if they had come and left.
+  if (missing_.size() > come_) add_ghosts(missing_.subspan(come_));
+  missing_ = {};
+  known_ = 0;
+}
+
+// The deepest block first, of those that have room.
+void S3FifoPolicy::add_ghosts(std::span<const BlockHash> run) noexcept {
+  run = run.first(std::min<size_t>(run.size(), main_limit_));
+  while (!run.empty()) {
+    size_t blocks = std::min<size_t>(run.size(), kMaxSpanBlocks);
+    ghosts_.add(kGhosts, run.last(blocks));
+    run = run.first(run.size() - blocks);
+    uint32_t size = ghosts_.size(kGhosts);
+    ghosts_.drop_oldest(kGhosts, size - std::min(size, main_limit_));
   }
 }
 
@@ -177,23 +207,22 @@ SpanId S3FifoPolicy::next_of(Which which) noexcept {
 }
 
 EvictionPolicy::Victim S3FifoPolicy::oldest() noexcept {
-  bool from_main = queues_[kMain].blocks > main_limit_ || queues_[kSmall].blocks == 0;
-  SpanId id = next_of(from_main ? kMain : kSmall);
-  if (id == kRootSpan && from_main) id = next_of(kSmall);
-  if (id == kRootSpan) id = next_of(kMain);  // to which small may have moved some
-  const Span& span = table_[id];
-  uint64_t main_blocks = queues_[kMain].blocks;
-  if (main_blocks <= main_limit_) return {id, span.length};
-  uint64_t until_asked = which(span) == kMain ? main_blocks - main_limit_ : 1;
-  return {id, static_cast<uint32_t>(std::min<uint64_t>(span.length, until_asked))};
+  // As if the blocks came one by one: main may be one above its limit when the next is to come.
+  uint64_t main_blocks = queues_[kMain].blocks + std::max<uint64_t>(known_, 1) - 1;
+  uint64_t excess = main_blocks - std::min<uint64_t>(main_blocks, main_limit_);
+  SpanId id = excess > 0 ? next_of(kMain) : kRootSpan;
+  if (id != kRootSpan) return {id, shortest(id, excess)};
+  id = next_of(kSmall);
+  if (id != kRootSpan) return {id, excess > 0 ? 1 : table_[id].length};
+  uint64_t room = num_blocks_ - queues_[kSmall].blocks - queues_[kMain].blocks;
+  uint64_t share = num_blocks_ - main_limit_;
+  if (!missing_.empty() && room >= share) return {};
+  id = next_of(kMain);
+  return {id, shortest(id, room < share ? share - room : UINT64_MAX)};
 }
 
 void S3FifoPolicy::evict(SpanId id, uint32_t blocks) noexcept {
-  if (which(table_[id]) == kSmall) {
-    ghosts_.add(kGhosts, table_.hashes(id).last(blocks));
-    uint32_t excess = ghosts_.size(kGhosts) - std::min(ghosts_.size(kGhosts), main_limit_);
-    ghosts_.drop_oldest(kGhosts, excess);
-  }
+  if (which(table_[id]) == kSmall) add_ghosts(table_.hashes(id).last(blocks));
   withdraw(id, blocks);
 }
 

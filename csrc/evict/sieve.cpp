@@ -12,7 +12,8 @@ namespace {
 // 2024): a queue by arrival in which nothing moves; use marks a block. A hand goes from the oldest
 // to the newest and around, takes marks away, and what has none leaves.
 //
-// On chains of one block this is the paper's SIEVE. On longer ones three rules make it prefix-aware:
+// On chains of one block this is the paper's SIEVE. On longer ones three rules make it
+// prefix-aware:
 //   1. The request that brought a block does not mark it, and marks again only by another request.
 //   2. The hand takes the mark of a block that cannot leave as well, so a chain ages as a whole.
 //   3. A block without a mark that cannot leave is overdue (OverdueSpans) and leaves before the

@@ -8,9 +8,9 @@ namespace kvcore {
 namespace {
 
 // Segmented LRU, prefix-aware. Karedla, Love and Wherry, "Caching Strategies to Improve Disk System
-// Performance" (IEEE Computer, 1994): blocks come into the probationary segment, those used again go
-// to the protected one, of 80 % of the cache, and what does not fit there any more goes back as the
-// newest of the probationary, from which blocks leave.
+// Performance" (IEEE Computer, 1994): blocks come into the probationary segment, those used again
+// go to the protected one, of 80 % of the cache, and what does not fit there any more goes back as
+// the newest of the probationary, from which blocks leave.
 //
 // The paper has two segments; libCacheSim's SLRU has four, and fills all of them with new blocks
 // before anything has left, so the two differ. On chains of one block this is the paper's SLRU. On
