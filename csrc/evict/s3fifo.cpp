@@ -18,9 +18,9 @@ namespace {
 // as main has blocks. What is found there comes into main at once. At main's end a block with uses
 // left pays one and goes around; uses are counted up to 3, anew in main.
 //
-// As in the authors' code, main loses blocks when it has more than its nine tenths, or when small
-// is empty, and small otherwise. On chains of one block this is the paper's S3-FIFO. On longer ones
-// four rules make it prefix-aware:
+// As in the authors' code, main loses blocks when it has more than its nine tenths, and small
+// otherwise; but small is filled first, as in the paper. On chains of one block this is the paper's
+// S3-FIFO. On longer ones five rules make it prefix-aware:
 //   1. A request uses a block once, however often it touches it; bringing it is no use.
 //   2. A block at the end of its queue goes to main, or around, whether it could leave or not, so a
 //      chain ages as a whole.
@@ -28,6 +28,9 @@ namespace {
 //      queue; but if it has been used enough before, it goes to main, or around, at once.
 //   4. A vacant span was asked for before: when it gets blocks again, they go to main. Where one
 //      queue has nothing that may leave, the other one is asked.
+//   5. Of the blocks that one request brings the deepest come first, so when small is used up they
+//      would push each other out: as soon as they have small's tenth, the rest is bypassed and
+//      becomes ghosts. Main makes room for them only as far as known ones would fill it.
 //
 // A touch writes each span of the path and moves only what is overdue. Each step at a queue's end
 // pays with a use that was counted or parks a span, so the next leaf is found in O(1) amortised. A
@@ -90,8 +93,8 @@ class S3FifoPolicy final : public EvictionPolicy {
   // Of the request at hand:
   std::span<const BlockHash> missing_;  // blocks that come
   std::vector<uint32_t> borders_;       // where they change: unknown, known, unknown, ...
-  uint64_t known_ = 0;                  // so many have not come yet
-  uint64_t come_ = 0;
+  uint64_t known_ = 0;                  // so many of them were ghosts
+  uint64_t come_ = 0;                   // so many have come
 };
 
 std::span<const uint32_t> S3FifoPolicy::remember(std::span<const BlockHash> missing,

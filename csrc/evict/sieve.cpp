@@ -12,13 +12,15 @@ namespace {
 // 2024): a queue by arrival in which nothing moves; use marks a block. A hand goes from the oldest
 // to the newest and around, takes marks away, and what has none leaves.
 //
-// On chains of one block this is the paper's SIEVE. On longer ones three rules make it
+// On chains of one block this is the paper's SIEVE. On longer ones four rules make it
 // prefix-aware:
 //   1. The request that brought a block does not mark it, and marks again only by another request.
 //   2. The hand takes the mark of a block that cannot leave as well, so a chain ages as a whole.
 //   3. A block without a mark that cannot leave is overdue (OverdueSpans) and leaves before the
 //      hand goes on; but if it is used first, it stands in the queue again, marked, just behind
 //      the hand.
+//   4. The blocks that come stand behind the newest, the deepest first. When the hand gets there
+//      while room is made for them, they are next, so the rest is bypassed.
 //
 // A touch writes each span of the path and moves only what is overdue; the hand takes a mark or
 // parks a span at each step, so the next leaf is found in O(1) amortised.
@@ -26,12 +28,21 @@ class SievePolicy final : public EvictionPolicy {
  public:
   explicit SievePolicy(BlockTable& table) : table_(table), queue_(table), overdue_(table) {}
 
+  std::span<const uint32_t> remember(std::span<const BlockHash> missing,
+                                     const Use&) noexcept override {
+    blocks_come_ = !missing.empty();
+    room_made_ = false;
+    return {};
+  }
   void enter(SpanId, std::optional<uint32_t>) noexcept override {}
   void touch(std::span<const SpanId> path, const Use& use) noexcept override;
   void split(SpanId head_id, SpanId tail_id) noexcept override;
   Victim oldest() noexcept override;
-  void evict(SpanId id, uint32_t blocks) noexcept override;
-  void withdraw(SpanId id, uint32_t blocks) noexcept override { evict(id, blocks); }
+  void evict(SpanId id, uint32_t blocks) noexcept override {
+    room_made_ = true;
+    withdraw(id, blocks);
+  }
+  void withdraw(SpanId id, uint32_t blocks) noexcept override;
   void released(SpanId id) noexcept override { overdue_.released(id); }
   size_t bytes() const noexcept override { return overdue_.bytes(); }
   void check_invariants() const override;
@@ -54,6 +65,9 @@ class SievePolicy final : public EvictionPolicy {
   SpanList queue_;  // oldest first
   OverdueSpans overdue_;
   SpanId hand_ = kRootSpan;  // kRootSpan: behind the newest, so the oldest is next
+  // Of the request at hand:
+  bool blocks_come_ = false;
+  bool room_made_ = false;
 };
 
 void SievePolicy::touch(std::span<const SpanId> path, const Use& use) noexcept {
@@ -70,6 +84,7 @@ void SievePolicy::touch(std::span<const SpanId> path, const Use& use) noexcept {
     }
     span.last_request = use.request.serial;
   }
+  blocks_come_ = false;
 }
 
 void SievePolicy::split(SpanId head_id, SpanId tail_id) noexcept {
@@ -82,7 +97,10 @@ void SievePolicy::split(SpanId head_id, SpanId tail_id) noexcept {
 EvictionPolicy::Victim SievePolicy::oldest() noexcept {
   if (SpanId id = overdue_.first(); id != kRootSpan) return {id, table_[id].length};
   for (;;) {
-    if (hand_ == kRootSpan) hand_ = queue_.front();
+    if (hand_ == kRootSpan) {
+      if (blocks_come_ && room_made_) return {};
+      hand_ = queue_.front();
+    }
     SpanId id = hand_;
     Span& span = table_[id];
     if (id == kRootSpan || (span.list == kPlain && span.holds == 0)) return {id, span.length};
@@ -96,7 +114,7 @@ EvictionPolicy::Victim SievePolicy::oldest() noexcept {
   }
 }
 
-void SievePolicy::evict(SpanId id, uint32_t blocks) noexcept {
+void SievePolicy::withdraw(SpanId id, uint32_t blocks) noexcept {
   if (blocks != table_[id].length) return;
   if (overdue_.contains(id)) return overdue_.erase(id);
   take_out(id);

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 
 
 class SieveModel:
-    """SIEVE, prefix-aware by three rules.
+    """SIEVE, prefix-aware by four rules.
 
     1. Only another request than the one that brought or marked a block marks it.
     2. The hand takes the mark of a block that cannot leave as well.
     3. A block without a mark that cannot leave is overdue: it leaves before the hand goes on. If it
        is used first, it stands in the queue again, marked, just behind the hand.
+    4. When the hand has passed the newest block while room is made for a request, the blocks that
+       come are next, so the rest of them is bypassed.
     """
 
     def __init__(self, num_blocks: int) -> None:
@@ -26,17 +28,22 @@ class SieveModel:
         self.behind: OrderedDict[Block, None] = OrderedDict()
         self.ahead: OrderedDict[Block, None] = OrderedDict()
         self.overdue: OrderedDict[Block, None] = OrderedDict()
+        self.blocks_come = False  # for the request at hand
+        self.room_made = False
         self.marked: set[Block] = set()
         self.last_request: dict[Block, Hashable] = {}
 
     def remember(self, missing: Sequence[bytes], request: Hashable) -> None:
-        pass
+        self.blocks_come = len(missing) > 0
+        self.room_made = False
 
     def victim(self, leaf: Leaf) -> Block | None:
         if found := next(filter(leaf, self.overdue), None):
             return found
         while self.ahead or self.behind:
             if not self.ahead:
+                if self.blocks_come and self.room_made:
+                    return None
                 self.ahead, self.behind = self.behind, self.ahead
             block = next(iter(self.ahead))
             if block not in self.marked and leaf(block):
@@ -50,6 +57,7 @@ class SieveModel:
         return None
 
     def evict(self, block: Block) -> None:
+        self.room_made = True
         self.drop(block)
 
     def drop(self, block: Block) -> None:
@@ -71,6 +79,7 @@ class SieveModel:
                     del self.overdue[block]
                     self.behind[block] = None
             self.last_request[block] = request
+        self.blocks_come = False
 
     def finish(self, request: Hashable, output_tokens: int) -> None:
         pass
