@@ -80,7 +80,7 @@ std::span<const uint32_t> ArcPolicy::remember(std::span<const BlockHash> missing
   from_b2_ = false;
   for (uint32_t i = 0; i < missing.size();) {
     double b1 = ghosts_.size(kB1), b2 = ghosts_.size(kB2);
-    auto [blocks, which] = ghosts_.take(missing.subspan(i));
+    auto [blocks, which, _] = ghosts_.take(missing.subspan(i));
     if (blocks == 0) {
       ++i;
       continue;

@@ -6,7 +6,8 @@
 
 namespace kvcore {
 
-BlockTable::BlockTable(size_t max_spans) : spans_(max_spans + 1) {
+BlockTable::BlockTable(size_t max_spans)
+    : spans_(max_spans + 1), runs_(sizeof(BlockHash) + sizeof(BlockId)) {
   spans_.grow(1);
   spans_[0].holds = 1;  // the root never leaves
 }
@@ -84,17 +85,16 @@ void BlockTable::free_record(SpanId id) noexcept {
 void BlockTable::set_run(Span& span, std::span<const BlockHash> hashes,
                          const BlockId* ids) noexcept {
   span.size_class = RunPool::class_for(static_cast<uint32_t>(hashes.size()));
-  span.hashes = runs_.allocate(span.size_class);
+  span.hashes = static_cast<BlockHash*>(runs_.allocate(span.size_class));
   span.length = static_cast<uint16_t>(hashes.size());
   std::copy(hashes.begin(), hashes.end(), span.hashes);
   span.last_hash = span.hashes[span.length - 1];
-  if (ids != nullptr) std::copy(ids, ids + hashes.size(), ids_of(span));
+  std::copy(ids, ids + hashes.size(), ids_of(span));
 }
 
 SpanId BlockTable::append(SpanId parent, std::span<const BlockHash> hashes,
                           std::span<const BlockId> ids) noexcept {
-  KV_DCHECK(!hashes.empty() && hashes.size() <= kMaxSpanBlocks &&
-            (ids.empty() || hashes.size() == ids.size()));
+  KV_DCHECK(!hashes.empty() && hashes.size() <= kMaxSpanBlocks && hashes.size() == ids.size());
   Span span{};
   set_run(span, hashes, ids.data());
   SpanId id = make_record();
@@ -142,16 +142,6 @@ void BlockTable::trim(SpanId id, uint32_t blocks) noexcept {
     set_run(span, {before.hashes, before.length}, ids_of(before));
     runs_.release(before.hashes);
   }
-}
-
-void BlockTable::trim_front(SpanId id, uint32_t blocks) noexcept {
-  Span& span = (*this)[id];
-  KV_DCHECK(blocks < span.length);
-  const Span before = span;
-  index_.erase(index_.tag_of(before.parent, before.hashes[0]), id);
-  set_run(span, hashes(id).subspan(blocks), ids_of(before) + blocks);
-  index_.insert(index_.tag_of(span.parent, span.hashes[0]), id);
-  runs_.release(before.hashes);
 }
 
 void BlockTable::remove(SpanId id) noexcept {

@@ -53,7 +53,7 @@ class BlockTable {
   bool has_room(size_t count) const noexcept { return num_spans_ + count < spans_.capacity(); }
 
   // Makes a span below `parent`, in flight: 1..kMaxSpanBlocks blocks, no child of `parent` begins
-  // with hashes[0]; `ids` as many, or empty. (Where memory cannot be had, the process ends.)
+  // with hashes[0]; `ids` as many. (Where memory cannot be had, the process ends.)
   SpanId append(SpanId parent, std::span<const BlockHash> hashes,
                 std::span<const BlockId> ids) noexcept;
 
@@ -64,9 +64,6 @@ class BlockTable {
   // Takes the last `blocks` < length off a span; remove takes a span without children.
   void trim(SpanId id, uint32_t blocks) noexcept;
   void remove(SpanId id) noexcept;
-
-  // Takes the first `blocks` < length off a span; for tables whose spans are no chains (ghosts).
-  void trim_front(SpanId id, uint32_t blocks) noexcept;
 
   size_t num_spans() const noexcept { return num_spans_; }
   size_t record_limit() const noexcept { return spans_.size(); }  // above every live SpanId

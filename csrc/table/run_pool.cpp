@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -74,7 +75,7 @@ RunPool::~RunPool() {
   }
 }
 
-BlockHash* RunPool::allocate(uint8_t size_class) noexcept {
+void* RunPool::allocate(uint8_t size_class) noexcept {
   Chunk* chunk = open_[size_class];
   if (chunk == nullptr) chunk = take_chunk(size_class);
   std::byte* cell;
@@ -88,15 +89,15 @@ BlockHash* RunPool::allocate(uint8_t size_class) noexcept {
   ++chunk->live;
   ++num_runs_;
   if (!chunk->has_room()) unlink(chunk);
-  return reinterpret_cast<BlockHash*>(cell);
+  return cell;
 }
 
-void RunPool::release(BlockHash* run) noexcept {
+void RunPool::release(void* run) noexcept {
   Chunk* chunk = Chunk::of(run);
   KV_DCHECK(chunk->live > 0);
   if (!chunk->has_room()) link(chunk);
-  std::memcpy(static_cast<void*>(run), &chunk->released, sizeof(chunk->released));
-  chunk->released = reinterpret_cast<std::byte*>(run);
+  std::memcpy(run, &chunk->released, sizeof(chunk->released));
+  chunk->released = static_cast<std::byte*>(run);
   --num_runs_;
   if (--chunk->live == 0) retire(chunk);
 }
@@ -110,7 +111,8 @@ RunPool::Chunk* RunPool::take_chunk(uint8_t size_class) noexcept {
     chunk = static_cast<Chunk*>(map_aligned(kChunkBytes));
     ++num_chunks_;
   }
-  uint32_t cell_bytes = capacity(size_class) * kBlockBytes;
+  // A cell that is given back holds a link.
+  auto cell_bytes = std::max<uint32_t>(capacity(size_class) * block_bytes_, sizeof(void*));
   *chunk = Chunk{nullptr, nullptr, nullptr, cell_bytes, sizeof(Chunk), 0, size_class};
   link(chunk);
   return chunk;

@@ -4,20 +4,16 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "common/types.h"
-
 namespace kvcore {
 
-// Memory for the arrays of spans: runs of up to kMaxSpanBlocks blocks, a BlockHash and a BlockId
-// each, cut from 256 KiB chunks. Sizes are rounded up to classes at most 1/8 apart, a chunk serves
-// one class at a time, and an empty chunk serves any class again, so memory follows what is held.
+// Memory for what is kept of runs of up to kMaxSpanBlocks blocks, so many bytes a block, cut from
+// 256 KiB chunks. Sizes are rounded up to classes at most 1/8 apart, a chunk serves one class at a
+// time, and an empty chunk serves any class again, so memory follows what is held.
 // Every call is O(1) and never copies; a fresh chunk is touched only as far as it is used.
 // Bonwick, "The slab allocator" (USENIX 1994). Not thread safe.
 class RunPool {
  public:
-  static constexpr size_t kBlockBytes = sizeof(BlockHash) + sizeof(BlockId);
-
-  RunPool() = default;
+  explicit RunPool(uint32_t block_bytes) : block_bytes_(block_bytes) {}
   ~RunPool();
   RunPool(const RunPool&) = delete;
   RunPool& operator=(const RunPool&) = delete;
@@ -26,8 +22,8 @@ class RunPool {
   static uint8_t class_for(uint32_t blocks) noexcept;
   static uint32_t capacity(uint8_t size_class) noexcept;
 
-  BlockHash* allocate(uint8_t size_class) noexcept;
-  void release(BlockHash* run) noexcept;
+  void* allocate(uint8_t size_class) noexcept;
+  void release(void* run) noexcept;
 
   size_t bytes() const noexcept { return num_chunks_ * kChunkBytes; }
   size_t num_runs() const noexcept { return num_runs_; }
@@ -44,6 +40,7 @@ class RunPool {
   void link(Chunk* chunk) noexcept;
   void unlink(Chunk* chunk) noexcept;
 
+  const uint32_t block_bytes_;
   std::array<Chunk*, kNumClasses> open_{};  // chunks of the class that have room
   Chunk* spare_ = nullptr;
   size_t num_spare_ = 0;

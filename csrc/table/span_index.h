@@ -26,6 +26,8 @@ class SpanIndex {
   SpanIndex& operator=(const SpanIndex&) = delete;
 
   uint32_t tag_of(SpanId parent, const BlockHash& first) const noexcept;
+  // The same for what is found by a number.
+  uint32_t tag_of(uint32_t key) const noexcept { return tag_of(SpanId{key}, BlockHash{}); }
 
   // The span with this tag that `is_match(SpanId)` accepts, or kRootSpan.
   template <typename Match>

@@ -22,23 +22,21 @@ TEST_CASE("a size class holds what it is asked for and wastes at most an eighth"
 }
 
 TEST_CASE("runs never overlap and their memory is used again") {
-  RunPool pool;
+  constexpr uint32_t kBlockBytes = 20;
+  RunPool pool(kBlockBytes);
   std::mt19937_64 random(1);
-  std::multimap<uint32_t, BlockHash*> runs;  // blocks -> run
-  auto fill = [](BlockHash* run, uint32_t blocks) { return std::pair(run, run + blocks); };
+  std::multimap<uint32_t, std::byte*> runs;  // blocks -> run
   for (int round = 0; round < 20'000; ++round) {
     if (runs.size() < 300 && random() % 2 == 0) {
       uint32_t blocks = 1 + random() % (random() % 8 == 0 ? kMaxSpanBlocks : 40);
-      BlockHash* run = pool.allocate(RunPool::class_for(blocks));
-      std::memset(static_cast<void*>(run), static_cast<int>(blocks % 251),
-                  blocks * RunPool::kBlockBytes);
+      auto* run = static_cast<std::byte*>(pool.allocate(RunPool::class_for(blocks)));
+      std::fill_n(run, blocks * kBlockBytes, std::byte(blocks % 251));
       runs.emplace(blocks, run);
     } else if (!runs.empty()) {
       auto it = std::next(runs.begin(), static_cast<long>(random() % runs.size()));
-      auto [first, last] = fill(it->second, it->first);
-      for (BlockHash* hash = first; hash != last; ++hash) {
-        REQUIRE(hash->bytes[7] == it->first % 251);
-      }
+      auto [blocks, run] = *it;
+      REQUIRE(std::all_of(run, run + blocks * kBlockBytes,
+                          [&](std::byte byte) { return byte == std::byte(blocks % 251); }));
       pool.release(it->second);
       runs.erase(it);
     }
