@@ -42,7 +42,7 @@ class S3FifoPolicy final : public EvictionPolicy {
         num_blocks_(num_blocks),
         main_limit_(num_blocks - std::max<uint32_t>(num_blocks / 10, 1)),
         queues_{Queue(table), Queue(table)},
-        ghosts_(size_t{main_limit_} + kMaxSpanBlocks) {}  // so many more before they are trimmed
+        ghosts_(main_limit_) {}
 
   std::span<const uint32_t> remember(std::span<const BlockHash> missing,
                                      const Use& use) noexcept override;
@@ -142,16 +142,12 @@ void S3FifoPolicy::touch(std::span<const SpanId> path, const Use& use) noexcept 
   known_ = 0;
 }
 
-// The deepest block first, of those that have room.
 void S3FifoPolicy::add_ghosts(std::span<const BlockHash> run) noexcept {
   run = run.first(std::min<size_t>(run.size(), main_limit_));
-  while (!run.empty()) {
-    size_t blocks = std::min<size_t>(run.size(), kMaxSpanBlocks);
-    ghosts_.add(kGhosts, run.last(blocks));
-    run = run.first(run.size() - blocks);
-    uint32_t size = ghosts_.size(kGhosts);
-    ghosts_.drop_oldest(kGhosts, size - std::min(size, main_limit_));
-  }
+  if (run.empty()) return;
+  auto blocks = ghosts_.size(kGhosts) + static_cast<uint32_t>(run.size());
+  ghosts_.drop_oldest(kGhosts, blocks - std::min(blocks, main_limit_));
+  ghosts_.add(kGhosts, run);
 }
 
 void S3FifoPolicy::split(SpanId head_id, SpanId tail_id) noexcept {
