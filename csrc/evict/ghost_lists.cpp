@@ -133,7 +133,8 @@ void GhostLists::trim(SpanId id, uint32_t blocks) noexcept {
 void GhostLists::trim_front(SpanId id, uint32_t blocks) noexcept {
   Run& run = (*this)[id];
   uint32_t* before = run.prints;
-  if (SpanId twin = find(before[blocks]); twin != kRootSpan) {
+  SpanId twin = find(before[blocks]);
+  if (twin != kRootSpan && twin != id) {  // hashes that are no chain may come twice in a run
     blocks_[(*this)[twin].which] -= (*this)[twin].length;
     erase(twin);
   }
