@@ -214,11 +214,6 @@ def test_a_new_prompt_finds_room_in_a_cache_full_of_old_ones(policy: str) -> Non
 # --- One request --------------------------------------------------------------------------------
 
 
-def touch_again(cache: PrefixCache, prompt: Hashes, request: RequestInfo) -> None:
-    cache.acquire(prompt, request).release()
-    cache.reserve(prompt, request).commit()
-
-
 def test_touches_of_one_request_are_one_use(policy: str) -> None:
     """A cache in which requests touch what they use ten times evicts the same, block for block."""
     rng = random.Random(5)
@@ -234,7 +229,7 @@ def test_touches_of_one_request_are_one_use(policy: str) -> None:
             reservation.commit()
             evicted.append(rows(reservation.evicted.hashes))
             for _ in range(touches):
-                touch_again(cache, prompt, request)
+                cache.acquire(prompt, request).release()
             lease.release()
             cache.finish(request)
         assert evicted[0] == evicted[1]

@@ -17,7 +17,7 @@ namespace kvcore {
 // Does not own the spans. Not thread safe.
 class OverdueSpans {
  public:
-  explicit OverdueSpans(BlockTable& table) : table_(table), returned_(table) {}
+  explicit OverdueSpans(BlockTable& table) : table_(table), returned_(StampedSpans(table)) {}
 
   void push(SpanId id) noexcept {
     Span& span = table_[id];
@@ -50,9 +50,11 @@ class OverdueSpans {
 
   // The first that nothing holds, or kRootSpan.
   SpanId first() noexcept {
-    for (SpanId id; (id = returned_.top()) != kRootSpan; table_[id].place = Place::kParked) {
+    while (!returned_.empty()) {
+      SpanId id = returned_.top();
       if (table_[id].holds == 0) return id;
       returned_.erase(id);
+      table_[id].place = Place::kParked;
     }
     return kRootSpan;
   }

@@ -35,7 +35,8 @@ void RecencyOrder::released(SpanId id) noexcept {
 
 SpanId RecencyOrder::oldest() noexcept {
   for (;;) {
-    SpanId listed = list_.front(), returned = returned_.top();
+    SpanId listed = list_.front();
+    SpanId returned = returned_.empty() ? kRootSpan : returned_.top();
     bool from_list = returned == kRootSpan ||
                      (listed != kRootSpan && table_[listed].stamp < table_[returned].stamp);
     SpanId id = from_list ? listed : returned;

@@ -24,7 +24,8 @@ namespace kvcore {
 // Does not own the spans. Not thread safe.
 class RecencyOrder {
  public:
-  explicit RecencyOrder(BlockTable& table) : table_(table), list_(table), returned_(table) {}
+  explicit RecencyOrder(BlockTable& table)
+      : table_(table), list_(table), returned_(StampedSpans(table)) {}
 
   // A group has been touched: `deepest` stands for it, as the newest.
   void push(SpanId deepest) noexcept {

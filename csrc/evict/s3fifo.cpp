@@ -44,7 +44,7 @@ class S3FifoPolicy final : public EvictionPolicy {
         queues_{Queue(table), Queue(table)},
         ghosts_(main_limit_) {}
 
-  std::span<const uint32_t> remember(std::span<const BlockHash> missing,
+  std::span<const uint32_t> remember(std::span<const SpanId>, std::span<const BlockHash> missing,
                                      const Use& use) noexcept override;
   void enter(SpanId id, std::optional<uint32_t> position) noexcept override;
   void touch(std::span<const SpanId> path, const Use& use) noexcept override;
@@ -97,7 +97,8 @@ class S3FifoPolicy final : public EvictionPolicy {
   uint64_t come_ = 0;                   // so many have come
 };
 
-std::span<const uint32_t> S3FifoPolicy::remember(std::span<const BlockHash> missing,
+std::span<const uint32_t> S3FifoPolicy::remember(std::span<const SpanId>,
+                                                 std::span<const BlockHash> missing,
                                                  const Use&) noexcept {
   missing_ = missing;
   borders_.clear();
@@ -212,7 +213,7 @@ EvictionPolicy::Victim S3FifoPolicy::oldest() noexcept {
   SpanId id = excess > 0 ? next_of(kMain) : kRootSpan;
   if (id != kRootSpan) return {id, shortest(id, excess)};
   id = next_of(kSmall);
-  if (id != kRootSpan) return {id, excess > 0 ? 1 : table_[id].length};
+  if (id != kRootSpan) return {id, shortest(id, excess > 0 ? 1 : UINT64_MAX)};
   uint64_t room = num_blocks_ - queues_[kSmall].blocks - queues_[kMain].blocks;
   uint64_t share = num_blocks_ - main_limit_;
   if (!missing_.empty() && room >= share) return {};

@@ -28,7 +28,7 @@ class SievePolicy final : public EvictionPolicy {
  public:
   explicit SievePolicy(BlockTable& table) : table_(table), queue_(table), overdue_(table) {}
 
-  std::span<const uint32_t> remember(std::span<const BlockHash> missing,
+  std::span<const uint32_t> remember(std::span<const SpanId>, std::span<const BlockHash> missing,
                                      const Use&) noexcept override {
     blocks_come_ = !missing.empty();
     room_made_ = false;
