@@ -180,8 +180,8 @@ def test_plot_without_matplotlib_names_the_extra(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--policy", "lru,belady"), "--policy: policy must be one of lru, arc"),
-        (("--policy", ""), "--policy: policy must be one of lru, arc"),
+        (("--policy", "lru,belady"), "--policy: policy must be one of lru, "),
+        (("--policy", ""), "--policy: policy must be one of lru, "),
         (("--capacity", "1%,zero"), "--capacity: capacity is 'zero'; allowed are"),
         (("--json", "{tmp}/none/report.json"), "/none/report.json: No such file or directory"),
         (("--json", "{tmp}"), ": Is a directory"),

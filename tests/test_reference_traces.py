@@ -79,7 +79,34 @@ ARC = {
     AGENTS: {"0.5%": 7.092, "1%": 20.797, "2%": 42.840, "5%": 80.895},
 }
 
-
+# The same for queues, by the capacities of ARC above.
+QUEUES = {
+    "fifo": {
+        CONVERSATION: (4.475, 5.240, 7.691, 19.281, 27.653, 34.831),
+        SYNTHETIC: (3.549, 7.460, 15.191, 24.838, 36.616, 57.407),
+        AGENTS: (3.256, 11.896, 37.586, 82.668),
+    },
+    "slru": {
+        CONVERSATION: (4.838, 5.911, 8.314, 12.676, 20.470, 31.327),
+        SYNTHETIC: (3.590, 6.206, 13.782, 22.023, 37.712, 60.643),
+        AGENTS: (4.787, 17.108, 34.854, 77.180),
+    },
+    "sieve": {
+        CONVERSATION: (4.838, 5.911, 8.314, 12.622, 19.046, 30.385),
+        SYNTHETIC: (3.458, 6.757, 13.522, 21.508, 33.739, 60.643),
+        AGENTS: (5.973, 18.079, 36.969, 74.809),
+    },
+    "s3fifo": {
+        CONVERSATION: (5.588, 7.598, 10.752, 19.110, 25.118, 33.820),
+        SYNTHETIC: (3.860, 7.486, 14.981, 24.992, 38.315, 58.727),
+        AGENTS: (13.170, 27.818, 47.527, 79.472),
+    },
+    "lfu": {
+        CONVERSATION: (4.493, 5.587, 8.409, 20.735, 29.022, 34.468),
+        SYNTHETIC: (3.691, 7.635, 15.222, 24.279, 39.324, 59.996),
+        AGENTS: (3.598, 13.857, 34.752, 69.546),
+    },
+}
 OPTIMUM = {
     CONVERSATION: {
         "0.5%": 18.09,
@@ -125,6 +152,13 @@ def test_lru_is_within_a_tenth_of_a_point(trace: Trace) -> None:
 def test_arc_stays_as_it_is(trace: Trace) -> None:
     for capacity, percent in ARC[trace.name].items():
         result = replay(trace, "arc", Capacity(capacity))
+        assert 100 * result.token_hit_ratio == pytest.approx(percent, abs=0.0006), capacity
+
+
+@pytest.mark.parametrize("policy", QUEUES)
+def test_queues_stay_as_they_are(trace: Trace, policy: str) -> None:
+    for capacity, percent in zip(ARC[trace.name], QUEUES[policy][trace.name], strict=True):
+        result = replay(trace, policy, Capacity(capacity))
         assert 100 * result.token_hit_ratio == pytest.approx(percent, abs=0.0006), capacity
 
 

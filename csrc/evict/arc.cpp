@@ -49,7 +49,7 @@ class ArcPolicy final : public EvictionPolicy {
   void evict(SpanId id, uint32_t blocks) noexcept override;
   void withdraw(SpanId id, uint32_t blocks) noexcept override;
   void released(SpanId id) noexcept override { order_of(table_[id]).released(id); }
-  size_t bytes() const noexcept override { return ghosts_.bytes(); }
+  size_t bytes() const noexcept override { return ghosts_.bytes() + t1_.bytes() + t2_.bytes(); }
   void check_invariants() const override;
 
  private:

@@ -139,7 +139,8 @@ void GhostLists::trim(SpanId id, uint32_t blocks) noexcept {
 void GhostLists::trim_front(SpanId id, uint32_t blocks) noexcept {
   Run& run = (*this)[id];
   uint32_t* before = run.prints;
-  if (SpanId twin = find(before[blocks]); twin != kRootSpan && twin != id) {
+  SpanId twin = find(before[blocks]);
+  if (twin != kRootSpan && twin != id) {  // hashes that are no chain may come twice in a run
     forget((*this)[twin], (*this)[twin].length);
     erase(twin);
   }

@@ -6,7 +6,6 @@
 
 namespace kvcore {
 
-// The next span upwards of the same group, or kRootSpan.
 SpanId RecencyOrder::above_in_group(SpanId id) const noexcept {
   const Span& span = table_[id];
   SpanId up = span.parent;
@@ -77,9 +76,9 @@ void RecencyOrder::check_invariants(uint8_t list) const {
       KV_INVARIANT(table_[up].place == Place::kInside);
       not_deepest.push_back(up);
     }
-    if (!table_[span.parent].vacant && span.parent != kRootSpan) {
-      KV_INVARIANT(table_[span.parent].stamp >= span.stamp);
-    }
+    const Span& parent = table_[span.parent];
+    bool both_here = span.parent != kRootSpan && !parent.vacant && parent.list == list;
+    KV_INVARIANT(!both_here || parent.stamp >= span.stamp);
   });
   KV_INVARIANT(listed == 0);
   std::vector<bool> covered(table_.record_limit());
