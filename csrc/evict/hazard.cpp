@@ -287,8 +287,15 @@ void HazardPolicy::recall(std::span<const BlockHash> missing) noexcept {
       continue;
     }
     auto uses = static_cast<uint8_t>(hit.value >> 32);
-    reuse(CohortId{static_cast<uint32_t>(hit.value)}, class_of(uses), hit.blocks);
-    add(i, hit.blocks, one_more(uses));
+    CohortId id{static_cast<uint32_t>(hit.value)};
+    if (cohorts_[id].request ==
+        cohorts_[current_].request) {  // it asks again for what it could not get
+      lose(id, class_of(uses), hit.blocks);
+    } else {
+      reuse(id, class_of(uses), hit.blocks);
+      uses = one_more(uses);
+    }
+    add(i, hit.blocks, uses);
     i += hit.blocks;
   }
   last_piece_ = pieces_.size() - 1;
