@@ -16,8 +16,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from models.beside import Beside
+from models.policies import POLICY_MODELS
 
-from kvcore import POLICIES, RequestInfo
+from kvcore import RequestInfo
 
 # Chains are runs of equal tokens, alone or behind a part of what was asked for before, so that they
 # part, stop inside each other and go on.
@@ -120,7 +121,7 @@ class CacheBesideModel(RuleBasedStateMachine):
             assert stats.num_leases == 0
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", POLICY_MODELS)
 def test_any_calls(policy: str) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         type("BesideModel", (CacheBesideModel,), {"policy": policy}),
@@ -133,7 +134,7 @@ def some_tokens(rng: random.Random) -> list[int]:
     return [token for length in runs for token in [rng.choice([0, 0, 0, 1, 2])] * length][:60]
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", POLICY_MODELS)
 @pytest.mark.parametrize("seed", range(10))
 def test_random_lives(policy: str, seed: int) -> None:
     """The same with plain random numbers: many more steps in the same time."""
@@ -168,7 +169,7 @@ def test_random_lives(policy: str, seed: int) -> None:
         both.check()
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", POLICY_MODELS)
 @pytest.mark.parametrize("seed", range(10))
 def test_random_requests(policy: str, seed: int) -> None:
     """Whole requests, few of them broken off: what was evicted comes back, again and again."""
@@ -202,7 +203,7 @@ SPAN = 2048  # the longest span that the core makes of one run of blocks
 NEAR_BORDERS = [1, SPAN - 1, SPAN, SPAN + 1, 2 * SPAN - 1, 2 * SPAN, 2 * SPAN + 1, 3 * SPAN + 5]
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", POLICY_MODELS)
 @pytest.mark.parametrize("seed", range(3))
 def test_chains_longer_than_a_span(policy: str, seed: int) -> None:
     """Chains of thousands of blocks that part, stop and are committed around a span's borders."""

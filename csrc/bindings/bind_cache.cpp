@@ -54,7 +54,7 @@ Parameters
 num_blocks : int
     Blocks that there is room for; block ids are ``0 .. num_blocks - 1``.
 policy : str
-    Who leaves when there is no room: ``"lru"`` or ``"arc"``, both prefix-aware.
+    Who leaves when there is no room: one of `POLICIES`, all of them prefix-aware.
 
 Raises
 ------

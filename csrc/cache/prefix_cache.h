@@ -77,7 +77,7 @@ class PrefixCache : public std::enable_shared_from_this<PrefixCache> {
   Use use_of(const RequestInfo& request) noexcept;
   size_t walk(std::span<const BlockHash> hashes);
   SpanId split(SpanId id, uint32_t at);
-  void make_room(uint64_t blocks_wanted, size_t spans_wanted, Reservation& reservation);
+  uint32_t make_room(uint64_t blocks_wanted, size_t spans_wanted, Reservation& reservation);
   void adopt(SpanId id, Reservation& reservation);
   SpanId append(SpanId parent, std::span<const BlockHash> missing, uint32_t begin, uint32_t end,
                 Reservation& reservation);

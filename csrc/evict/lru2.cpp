@@ -36,7 +36,7 @@ class Lru2Policy final : public EvictionPolicy {
         again_(table),
         history_(num_blocks, num_blocks * kGhostsPerBlock) {}
 
-  std::span<const uint32_t> remember(std::span<const BlockHash> missing,
+  std::span<const uint32_t> remember(std::span<const SpanId>, std::span<const BlockHash> missing,
                                      const Use&) noexcept override {
     return history_.recall(missing);
   }
@@ -47,7 +47,9 @@ class Lru2Policy final : public EvictionPolicy {
   void evict(SpanId id, uint32_t blocks) noexcept override;
   void withdraw(SpanId id, uint32_t blocks) noexcept override;
   void released(SpanId id) noexcept override { order_of(table_[id]).released(id); }
-  size_t bytes() const noexcept override { return history_.bytes(); }
+  size_t bytes() const noexcept override {
+    return history_.bytes() + once_.bytes() + again_.bytes();
+  }
   void check_invariants() const override;
 
  private:

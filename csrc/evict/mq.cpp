@@ -44,7 +44,7 @@ class MqPolicy final : public EvictionPolicy {
                 RecencyOrder(table), RecencyOrder(table), RecencyOrder(table), RecencyOrder(table)},
         history_(num_blocks, num_blocks * kGhostsPerBlock) {}
 
-  std::span<const uint32_t> remember(std::span<const BlockHash> missing,
+  std::span<const uint32_t> remember(std::span<const SpanId>, std::span<const BlockHash> missing,
                                      const Use&) noexcept override {
     return history_.recall(missing);
   }
@@ -55,7 +55,11 @@ class MqPolicy final : public EvictionPolicy {
   void evict(SpanId id, uint32_t blocks) noexcept override;
   void withdraw(SpanId id, uint32_t blocks) noexcept override;
   void released(SpanId id) noexcept override { queues_[table_[id].list].released(id); }
-  size_t bytes() const noexcept override { return history_.bytes(); }
+  size_t bytes() const noexcept override {
+    size_t bytes = history_.bytes();
+    for (const RecencyOrder& queue : queues_) bytes += queue.bytes();
+    return bytes;
+  }
   void check_invariants() const override;
 
  private:
@@ -87,13 +91,16 @@ class MqPolicy final : public EvictionPolicy {
   uint64_t num_gaps_ = 0;
   uint64_t life_ = 2;  // and 1: the use at which a block sinks
   uint32_t resident_blocks_ = 0;
-  uint64_t now_ = 0;  // blocks used, and 1 for every touch that uses none
+  uint64_t now_ = 0;  // blocks used
 };
 
 void MqPolicy::enter(SpanId id, std::optional<uint32_t> position) noexcept {
   Span& span = table_[id];
   resident_blocks_ += span.length;
-  if (!position) return;  // what was vacant has kept its history
+  if (!position) {  // what was vacant has kept its history
+    span.last_request = 0;
+    return;
+  }
   span.stamp = stamp_of(history_.value_at(*position));
   history_.entered(span.length);
 }
@@ -104,10 +111,11 @@ void MqPolicy::touch(std::span<const SpanId> path, const Use& use) noexcept {
   for (SpanId id : path) {
     blocks_used += table_[id].last_request != request ? table_[id].length : 0;
   }
-  now_ += std::max<uint64_t>(blocks_used, 1);
+  now_ += blocks_used;
   history_.settle([this](uint64_t value) {
     return value_of(now_ << kUsesBits | used_again(stamp_of(value) & kMaxUses));
   });
+  if (blocks_used == 0) return;  // all by this request, and nobody else since
   uint64_t above = kMaxUses;
   for (SpanId id : path) {
     Span& span = table_[id];

@@ -10,7 +10,9 @@ SpanId RecencyOrder::above_in_group(SpanId id) const noexcept {
   const Span& span = table_[id];
   SpanId up = span.parent;
   while (table_[up].vacant) up = table_[up].parent;
-  bool same = up != kRootSpan && table_[up].stamp == span.stamp && table_[up].list == span.list;
+  const Span& above = table_[up];
+  bool same = up != kRootSpan && above.stamp == span.stamp && above.list == span.list &&
+              above.order == span.order;
   return same ? up : kRootSpan;
 }
 
@@ -34,7 +36,8 @@ void RecencyOrder::released(SpanId id) noexcept {
 
 SpanId RecencyOrder::oldest() noexcept {
   for (;;) {
-    SpanId listed = list_.front(), returned = returned_.top();
+    SpanId listed = list_.front();
+    SpanId returned = returned_.empty() ? kRootSpan : returned_.top();
     bool from_list = returned == kRootSpan ||
                      (listed != kRootSpan && table_[listed].stamp < table_[returned].stamp);
     SpanId id = from_list ? listed : returned;

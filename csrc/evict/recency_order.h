@@ -10,7 +10,7 @@ namespace kvcore {
 // Spans by the time of their last touch, oldest first; leaves come before what they hang from.
 //
 // Whoever touches a span touches all spans above it, so the spans that one touch was the last to
-// reach form one unbroken piece of a chain: a group (equal `stamp`, equal `list`). Only its
+// reach form one unbroken piece of a chain: a group (equal `stamp`, `list` and `order`). Only its
 // deepest span stands in the list, for all of them (Place::kListed; the others are kInside). When
 // it leaves, the span above takes its place. So touching a chain of any number of spans moves one
 // link, and the order is exactly that of a list of blocks touched deepest first.
@@ -24,7 +24,8 @@ namespace kvcore {
 // Does not own the spans. Not thread safe.
 class RecencyOrder {
  public:
-  explicit RecencyOrder(BlockTable& table) : table_(table), list_(table), returned_(table) {}
+  explicit RecencyOrder(BlockTable& table)
+      : table_(table), list_(table), returned_(StampedSpans(table)) {}
 
   // A group has been touched: `deepest` stands for it, as the newest.
   void push(SpanId deepest) noexcept {
@@ -61,6 +62,8 @@ class RecencyOrder {
 
   // The next span upwards of the same group, or kRootSpan.
   SpanId above_in_group(SpanId id) const noexcept;
+
+  size_t bytes() const noexcept { return returned_.bytes(); }
 
   // Throws std::logic_error. `list` is the value of Span::list of the spans in this order.
   void check_invariants(uint8_t list) const;

@@ -48,7 +48,7 @@ class TailLruPolicy final : public EvictionPolicy {
         spare_(table),
         history_(num_blocks, num_blocks * kGhostsPerBlock) {}
 
-  std::span<const uint32_t> remember(std::span<const BlockHash> missing,
+  std::span<const uint32_t> remember(std::span<const SpanId>, std::span<const BlockHash> missing,
                                      const Use&) noexcept override {
     history_.recall(missing);
     fresh_ = missing.size() - history_.count_of(kSeen);
@@ -66,7 +66,9 @@ class TailLruPolicy final : public EvictionPolicy {
   }
   void withdraw(SpanId id, uint32_t blocks) noexcept override;
   void released(SpanId id) noexcept override { order_of(table_[id]).released(id); }
-  size_t bytes() const noexcept override { return history_.bytes(); }
+  size_t bytes() const noexcept override {
+    return history_.bytes() + needed_.bytes() + spare_.bytes();
+  }
   void check_invariants() const override;
 
  private:

@@ -40,7 +40,7 @@ class WTinyLfuPolicy final : public EvictionPolicy {
         lists_{RecencyOrder(table), RecencyOrder(table), RecencyOrder(table)},
         sketch_(num_blocks) {}
 
-  std::span<const uint32_t> remember(std::span<const BlockHash> missing,
+  std::span<const uint32_t> remember(std::span<const SpanId>, std::span<const BlockHash> missing,
                                      const Use& use) noexcept override;
   void enter(SpanId id, std::optional<uint32_t> position) noexcept override;
   void touch(std::span<const SpanId> path, const Use& use) noexcept override;
@@ -49,7 +49,11 @@ class WTinyLfuPolicy final : public EvictionPolicy {
   void evict(SpanId id, uint32_t blocks) noexcept override { withdraw(id, blocks); }
   void withdraw(SpanId id, uint32_t blocks) noexcept override;
   void released(SpanId id) noexcept override { lists_[table_[id].list].released(id); }
-  size_t bytes() const noexcept override { return sketch_.bytes(); }
+  size_t bytes() const noexcept override {
+    size_t bytes = sketch_.bytes();
+    for (const RecencyOrder& list : lists_) bytes += list.bytes();
+    return bytes;
+  }
   void check_invariants() const override;
 
  private:
@@ -81,7 +85,8 @@ class WTinyLfuPolicy final : public EvictionPolicy {
   uint64_t uses_before_ = 1, hits_before_ = 0;
 };
 
-std::span<const uint32_t> WTinyLfuPolicy::remember(std::span<const BlockHash> missing,
+std::span<const uint32_t> WTinyLfuPolicy::remember(std::span<const SpanId>,
+                                                   std::span<const BlockHash> missing,
                                                    const Use& use) noexcept {
   missing_ = missing;
   request_ = use.request.serial;

@@ -74,11 +74,15 @@ class MqModel:
             value = self.history.values[position]
             self.uses[block] = Uses(value >> 56, value % 2**56)
             self.history.entered += 1
+        else:
+            self.uses[block].request = None
 
     def touch(self, path: Sequence[Block], request: Hashable) -> None:
         used = [self.uses[block].request != request for block in path]
-        self.now += max(sum(used), 1)
+        self.now += sum(used)
         self.history.settle(lambda value: min((value >> 56) + 1, 255) << 56 | self.now)
+        if not any(used):
+            return
         above = 255
         for depth, (block, again) in enumerate(zip(path, used, strict=True)):
             if again and self.uses[block].count > 0:

@@ -22,8 +22,13 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol
 
 from models.block import Block
+from models.fifo_model import FifoModel
+from models.lfu_model import LfuModel
 from models.lru2_model import Lru2Model
 from models.mq_model import MqModel
+from models.s3fifo_model import S3FifoModel
+from models.sieve_model import SieveModel
+from models.slru_model import SlruModel
 from models.tlru_model import TailLruModel
 from models.wtinylfu_model import WTinyLfuModel
 
@@ -155,5 +160,10 @@ POLICY_MODELS: dict[str, Callable[[int], PolicyModel]] = {
     "mq": MqModel,
     "wtinylfu": WTinyLfuModel,
     "tlru": TailLruModel,
+    "fifo": FifoModel,
+    "slru": SlruModel,
+    "sieve": SieveModel,
+    "s3fifo": S3FifoModel,
+    "lfu": LfuModel,
     "arc": ArcModel,
 }
