@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 pytest.register_assert_rewrite("models")
 
@@ -18,4 +18,6 @@ settings.register_profile(
 settings.register_profile(
     "soak", parent=settings.get_profile("default"), derandomize=False, max_examples=2500
 )
+# For planted bugs: a failure is all that is asked for, not the smallest.
+settings.register_profile("bugs", parent=settings.get_profile("default"), phases=[Phase.generate])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

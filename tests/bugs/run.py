@@ -1,0 +1,231 @@
+"""Plants bugs in a copy of the source, one at a time, and expects the tests to turn red.
+
+    make test-bugs                      all of them, half an hour on two cores
+    tests/bugs/run.py NAME ...          these
+    tests/bugs/run.py --some            one each of table, evict and cache, others at each commit
+    tests/bugs/run.py --list
+
+Each bug (`planted/`) names the tests that must notice it, mostly a few seconds of the suite. Before
+anything is built, all bugs are checked to apply: who changes the code that one stands in updates
+it. At the end the same tests must be green without a bug. Exit status 1 if a bug was not noticed,
+or anything else is not as it should be.
+
+The copy, with a build of its own, is kept in ``build/bugs``; the working tree is only read. Run it
+with the Python of the environment that the tests use. Tests that want the traces beside the
+repository do not find them there, so no bug counts on those.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from time import perf_counter
+
+from planted import BUGS, Bug
+
+ROOT = Path(__file__).resolve().parents[2]
+COPY = ROOT / "build" / "bugs"
+BUILD = COPY / "out"
+COPIED = ("CMakeLists.txt", "pyproject.toml", "csrc", "kvcore", "tests", "third_party")
+SITE_PACKAGES = sysconfig.get_path("purelib")
+MAX_SECONDS = 600
+
+
+class Failure(Exception):
+    """What is not as it should be, but for a bug that was not noticed."""
+
+
+def synchronise() -> None:
+    """Makes the copy equal to the working tree; what is equal already keeps its time."""
+    wanted = {}
+    for name in COPIED:
+        files = (ROOT / name).rglob("*") if (ROOT / name).is_dir() else [ROOT / name]
+        for file in files:
+            if file.is_file() and file.suffix not in (".so", ".pyc"):
+                wanted[file.relative_to(ROOT)] = file
+    for name in COPIED[2:]:
+        for file in (COPY / name).rglob("*"):
+            if file.is_file() and file.suffix != ".so" and file.relative_to(COPY) not in wanted:
+                file.unlink()
+    for path, file in wanted.items():
+        write(path, file.read_bytes())
+
+
+def write(path: Path, content: bytes) -> None:
+    file = COPY / path
+    if not file.exists() or file.read_bytes() != content:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+
+
+def call(command: Sequence[str | Path], **environment: str) -> tuple[int, str]:
+    """Exit status and output."""
+    try:
+        done = subprocess.run(
+            command,
+            cwd=COPY / "tests",
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=MAX_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise Failure(f"{shlex.join(map(str, command))} took {MAX_SECONDS} s") from None
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
+def tool(name: str) -> str:
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if beside.exists() else name
+
+
+def configure() -> None:
+    """As checks of invariants in debug builds notice more, this one has none of them."""
+    settings = {
+        "CMAKE_BUILD_TYPE": "Bugs",
+        "CMAKE_CXX_FLAGS": "-O1 -DNDEBUG",
+        "CMAKE_INTERPROCEDURAL_OPTIMIZATION": "OFF",
+        "CMAKE_LIBRARY_OUTPUT_DIRECTORY": str(COPY / "kvcore"),
+        "CMAKE_MODULE_PATH": f"{SITE_PACKAGES}/cython_cmake/cmake",
+        "KVCORE_TESTS": "ON",
+        "Python_EXECUTABLE": sys.executable,
+        "pybind11_DIR": f"{SITE_PACKAGES}/pybind11/share/cmake/pybind11",
+    }
+    options = [f"-D{name}={value}" for name, value in settings.items()]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    status, output = call(
+        [tool("cmake"), "-S", COPY, "-B", BUILD, "-GNinja", "-Wno-dev", *options], PATH=path
+    )
+    if status != 0:
+        raise Failure(output)
+
+
+def build(tests: Iterable[str]) -> None:
+    targets = {"kvcore_tests" if is_cpp(test) else "_core" for test in tests}
+    targets |= {"_tokens"} & {"_tokens" for target in targets if target == "_core"}
+    status, output = call([tool("ninja"), "-C", BUILD, *sorted(targets)])
+    if status != 0:
+        raise Failure(f"it does not compile:\n{output}")
+
+
+def is_cpp(tests: str) -> bool:
+    return tests.split()[0] == "cpp"
+
+
+def notice(tests: str) -> str | None:
+    """Runs tests; answers which one failed, or None."""
+    words = shlex.split(tests)
+    if is_cpp(tests):
+        binary = BUILD / "kvcore_tests"
+        status, output = call([binary, "--abort-after=1", *(f"-tc={w}" for w in words[1:])])
+        found = re.search(r"TEST CASE:  (.*)", output)
+        if re.search(r"test cases: *0 ", output):
+            raise Failure(f"no test case is called {tests}")
+        passed, failed = status == 0, status == 1
+    else:
+        # Without site, so that no editable install of kvcore comes before the copy.
+        command = [sys.executable, "-S", "-m", "pytest", "-xq", "-p", "no:cacheprovider", *words]
+        status, output = call(
+            command,
+            PYTHONPATH=f"{COPY}{os.pathsep}{SITE_PACKAGES}",
+            PYTHONDONTWRITEBYTECODE="1",
+            HYPOTHESIS_PROFILE="bugs",
+        )
+        found = re.search(r"^(?:FAILED|ERROR) tests/(\S*)", output, re.MULTILINE)
+        passed, failed = status == 0, status == 1 and found is not None
+    if passed:
+        return None
+    if failed and found:
+        return found[1]
+    if status < 0:  # a signal: the process has stopped itself, or lost its way
+        return f"{tests} (signal {-status})"
+    raise Failure(f"{tests} ended with status {status}:\n{output}")
+
+
+def tests_without_a_bug(bugs: Iterable[Bug]) -> list[str]:
+    return sorted({bug.tests for bug in bugs})
+
+
+def run(bugs: Sequence[Bug]) -> list[str]:
+    """Answers what is not as it should be."""
+    wrong: list[str] = []
+    synchronise()
+    configure()
+    start = perf_counter()
+    build(tests_without_a_bug(bugs))
+    print(f"built in {perf_counter() - start:.0f} s", flush=True)
+    for bug in sorted(bugs, key=lambda bug: bug.file):
+        path = Path(bug.file)
+        sound = (ROOT / path).read_bytes()
+        start = perf_counter()
+        seen: str | None = "?"
+        try:
+            write(path, bug.plant(sound.decode()).encode())
+            if path.suffix in (".cpp", ".h", ".pyx"):
+                build([bug.tests])
+            built = perf_counter()
+            seen = notice(bug.tests)
+        except Failure as failure:
+            built = perf_counter()
+            wrong.append(f"{bug.name}: {failure}")
+        else:
+            if seen is None:
+                wrong.append(f"{bug.name}: nobody noticed; {bug.why}")
+        write(path, sound)
+        took = f"{built - start:4.0f} + {perf_counter() - built:.0f} s"
+        print(f"{bug.name:44} {took:>12}  {seen or 'NOT NOTICED'}", flush=True)
+
+    build(tests_without_a_bug(bugs))
+    for tests in tests_without_a_bug(bugs):
+        if seen := notice(tests):
+            wrong.append(f"without a bug: {seen} fails")
+    return wrong
+
+
+def some() -> list[Bug]:
+    """One each of three folders; which ones follows from the number of commits."""
+    command = ["git", "-C", str(ROOT), "rev-list", "--count", "HEAD"]
+    number = int(subprocess.run(command, capture_output=True, text=True).stdout or 0)
+    chosen = []
+    for folder in ("csrc/table/", "csrc/evict/", "csrc/cache/"):
+        bugs = [bug for bug in BUGS if bug.file.startswith(folder)]
+        chosen.append(bugs[number % len(bugs)])
+    return chosen
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--some", action="store_true", help="three, others at each commit")
+    parser.add_argument("--list", action="store_true", help="list them and plant none")
+    options = parser.parse_args()
+    by_name = {bug.name: bug for bug in BUGS}
+    if unknown := set(options.names) - by_name.keys():
+        parser.error(f"no bug is called {', '.join(sorted(unknown))}; see --list")
+    if options.list:
+        for bug in BUGS:
+            print(f"{bug.name:44} {bug.why}")
+        return 0
+    try:
+        for bug in BUGS:
+            bug.plant((ROOT / bug.file).read_text())
+        bugs = some() if options.some else [by_name[name] for name in options.names] or BUGS
+        wrong = run(bugs)
+    except (Failure, ValueError) as failure:
+        wrong = [str(failure)]
+    else:
+        print(f"{len(bugs)} bugs, {len(wrong)} times not as it should be")
+    for line in wrong:
+        print(line, file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
