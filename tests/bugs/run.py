@@ -35,7 +35,7 @@ COPY = ROOT / "build" / "bugs"
 BUILD = COPY / "out"
 COPIED = ("CMakeLists.txt", "pyproject.toml", "csrc", "kvcore", "tests", "third_party")
 SITE_PACKAGES = sysconfig.get_path("purelib")
-MAX_SECONDS = 600
+MAX_SECONDS = 180
 
 
 class Failure(Exception):
@@ -128,7 +128,6 @@ def notice(tests: str) -> str | None:
         found = re.search(r"TEST CASE:  (.*)", output)
         if re.search(r"test cases: *0 ", output):
             raise Failure(f"no test case is called {tests}")
-        passed, failed = status == 0, status == 1
     else:
         # Without site, so that no editable install of kvcore comes before the copy.
         command = [sys.executable, "-S", "-m", "pytest", "-xq", "-p", "no:cacheprovider", *words]
@@ -139,10 +138,9 @@ def notice(tests: str) -> str | None:
             HYPOTHESIS_PROFILE="bugs",
         )
         found = re.search(r"^(?:FAILED|ERROR) tests/(\S*)", output, re.MULTILINE)
-        passed, failed = status == 0, status == 1 and found is not None
-    if passed:
+    if status == 0:
         return None
-    if failed and found:
+    if found:
         return found[1]
     if status < 0:  # a signal: the process has stopped itself, or lost its way
         return f"{tests} (signal {-status})"
@@ -164,7 +162,7 @@ def run(bugs: Sequence[Bug]) -> list[str]:
     for bug in sorted(bugs, key=lambda bug: bug.file):
         path = Path(bug.file)
         sound = (ROOT / path).read_bytes()
-        start = perf_counter()
+        start, known = perf_counter(), len(wrong)
         seen: str | None = "?"
         try:
             write(path, bug.plant(sound.decode()).encode())
@@ -179,6 +177,8 @@ def run(bugs: Sequence[Bug]) -> list[str]:
             if seen is None:
                 wrong.append(f"{bug.name}: nobody noticed; {bug.why}")
         write(path, sound)
+        if wrong[known:]:
+            print(*wrong[known:], sep="\n", file=sys.stderr, flush=True)
         took = f"{built - start:4.0f} + {perf_counter() - built:.0f} s"
         print(f"{bug.name:44} {took:>12}  {seen or 'NOT NOTICED'}", flush=True)
 

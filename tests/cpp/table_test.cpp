@@ -137,6 +137,11 @@ TEST_CASE("hashes that are no chain cannot confuse the table") {
   SpanId root_twin = table.append(kRootSpan, same_head_elsewhere, std::span(ids).first(2));
   CHECK(table.step(kRootSpan, same_head_elsewhere).span == root_twin);
   CHECK(table.step(first, std::span(hashes).subspan(2)).span == below);
+  // The record of a child that was walked last, used again elsewhere with the same hash.
+  SpanId last = table.append(first, std::span(hashes).first(1), std::span(ids).first(1));
+  table.remove(last);
+  REQUIRE(table.append(below, std::span(hashes).first(1), std::span(ids).first(1)) == last);
+  CHECK(table.step(first, std::span(hashes).first(1)).span == kRootSpan);
   table.check_invariants();
 }
 
