@@ -137,7 +137,7 @@ def notice(tests: str) -> str | None:
             PYTHONDONTWRITEBYTECODE="1",
             HYPOTHESIS_PROFILE="bugs",
         )
-        found = re.search(r"^(?:FAILED|ERROR) tests/(\S*)", output, re.MULTILINE)
+        found = re.search(r"^(?:FAILED|ERROR) (\S*)", output, re.MULTILINE)
     if status == 0:
         return None
     if found:
