@@ -11,6 +11,8 @@ try:
         PrefixCache,
         RequestInfo,
         Reservation,
+        TenantQuota,
+        TenantStats,
     )
 except ImportError as error:
     raise ImportError(
@@ -32,5 +34,7 @@ __all__ = [
     "PrefixCache",
     "RequestInfo",
     "Reservation",
+    "TenantQuota",
+    "TenantStats",
     "fold",
 ]

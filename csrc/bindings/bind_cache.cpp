@@ -3,6 +3,7 @@
 
 #include "bindings/arguments.h"
 #include "bindings/register.h"
+#include "bindings/tenants_argument.h"
 #include "cache/prefix_cache.h"
 
 namespace kvcore::bindings {
@@ -55,6 +56,11 @@ num_blocks : int
     Blocks that there is room for; block ids are ``0 .. num_blocks - 1``.
 policy : str
     Who leaves when there is no room: ``"lru"`` or ``"arc"``, both prefix-aware.
+tenants : dict[str, TenantQuota], optional
+    Who may have how much of it, by `RequestInfo.tenant`; guarantees are at most 1 together. Who is
+    not named shares the account ``""``. Each tenant has an order of eviction of its own; a tenant
+    within its guarantee never loses a block that it uses because others want room; what is unused
+    is lent. A block that several use is charged to them in equal parts.
 
 Raises
 ------
@@ -135,12 +141,13 @@ void register_cache(py::module_& module) {
   module.attr("POLICIES") = py::tuple(policies);
 
   py::class_<PrefixCache, std::shared_ptr<PrefixCache>>(module, "PrefixCache", kCacheDoc)
-      .def(py::init([](py::handle num_blocks, py::handle policy) {
+      .def(py::init([](py::handle num_blocks, py::handle policy, py::handle tenants) {
              return PrefixCache::create(static_cast<uint64_t>(integer_argument(
                                             num_blocks, "num_blocks", 1, PrefixCache::kMaxBlocks)),
-                                        string_argument(policy, "policy"));
+                                        string_argument(policy, "policy"),
+                                        tenants_argument(tenants));
            }),
-           py::arg("num_blocks"), py::arg("policy") = "lru")
+           py::arg("num_blocks"), py::arg("policy") = "lru", py::arg("tenants") = py::none())
       .def_property_readonly("num_blocks", &PrefixCache::num_blocks)
       .def_property_readonly("policy", &PrefixCache::policy)
       .def(
@@ -182,6 +189,17 @@ void register_cache(py::module_& module) {
           },
           kFinishDoc, py::arg("request"), py::arg("output_tokens") = 0)
       .def("stats", &PrefixCache::stats, "CacheStats: counts at this moment.")
+      .def(
+          "tenant_stats",
+          [](const PrefixCache& self) {
+            py::dict all;
+            for (TenantStats& stats : self.tenant_stats()) {
+              py::str name(stats.tenant);
+              all[name] = py::cast(std::move(stats));
+            }
+            return all;
+          },
+          "dict[str, TenantStats]: counts by tenant at this moment; empty without tenants.")
       .def("check_invariants", &PrefixCache::check_invariants, kCheckDoc)
       .def("__repr__", [](const PrefixCache& self) {
         return "PrefixCache(num_blocks=" + std::to_string(self.num_blocks()) + ", policy='" +

@@ -8,31 +8,37 @@
 
 namespace kvcore {
 
-std::shared_ptr<PrefixCache> PrefixCache::create(uint64_t num_blocks, std::string policy) {
+std::shared_ptr<PrefixCache> PrefixCache::create(uint64_t num_blocks, std::string policy,
+                                                 const TenantQuotas& tenants) {
   if (num_blocks < 1 || num_blocks > kMaxBlocks) {
     throw std::invalid_argument("num_blocks must be from 1 to " + std::to_string(kMaxBlocks) +
                                 ", got " + std::to_string(num_blocks));
   }
-  std::shared_ptr<PrefixCache> cache(
-      new PrefixCache(static_cast<uint32_t>(num_blocks), std::move(policy)));
-  if (cache->policy_ == nullptr) {
+  std::vector<std::string_view> known = policy_names();
+  if (std::ranges::find(known, policy) == known.end()) {
     std::string names;
-    for (std::string_view name : policy_names())
-      names.append(names.empty() ? "" : ", ").append(name);
-    throw std::invalid_argument("policy must be one of " + names + ", got \"" +
-                                cache->policy_name_ + "\"");
+    for (std::string_view name : known) names.append(names.empty() ? "" : ", ").append(name);
+    throw std::invalid_argument("policy must be one of " + names + ", got \"" + policy + "\"");
   }
-  return cache;
+  return std::shared_ptr<PrefixCache>(
+      new PrefixCache(static_cast<uint32_t>(num_blocks), std::move(policy), tenants));
 }
 
 // Every span has a block of its own but the vacant ones. Where these use up the records, make_room
 // evicts what keeps them.
-PrefixCache::PrefixCache(uint32_t num_blocks, std::string policy)
+PrefixCache::PrefixCache(uint32_t num_blocks, std::string policy, const TenantQuotas& tenants)
     : num_blocks_(num_blocks),
       policy_name_(std::move(policy)),
       table_(size_t{num_blocks} * 2 + 1024),
-      policy_(make_policy(policy_name_, table_, num_blocks)),
-      free_ids_(num_blocks) {}
+      free_ids_(num_blocks) {
+  if (tenants.empty()) {
+    policy_ = make_policy(policy_name_, table_, num_blocks);
+  } else {
+    auto policies = std::make_unique<TenantPolicy>(table_, policy_name_, num_blocks, tenants);
+    tenants_ = policies.get();
+    policy_ = std::move(policies);
+  }
+}
 
 size_t PrefixCache::match(std::span<const BlockHash> hashes) const noexcept {
   std::lock_guard lock(mutex_);
@@ -62,6 +68,7 @@ Lease PrefixCache::acquire(std::span<const BlockHash> hashes, const RequestInfo&
     at = path_.emplace_back(whole ? id : split(id, visible));
     if (!whole) break;
   }
+  if (tenants_ != nullptr) tenants_->count(request, hashes.size(), matched);
   if (matched == 0) return lease;
   policy_->touch(path_, use_of(request));
   hold(lease.last_ = path_.back());
@@ -80,7 +87,7 @@ Reservation PrefixCache::reserve(std::span<const BlockHash> hashes,
   reservation.states_.assign(hashes.size(), BlockState::kBypassed);
   std::lock_guard lock(mutex_);
   size_t spans = std::min<size_t>(hashes.size(), num_blocks_) / kMaxSpanBlocks + 4;
-  make_room(0, spans, reservation);
+  make_room(request, 0, spans, reservation);
   bool has_records = table_.has_room(spans);
   size_t known = walk(hashes);
   SpanId deepest = path_.empty() ? kRootSpan : path_.back();
@@ -91,7 +98,7 @@ Reservation PrefixCache::reserve(std::span<const BlockHash> hashes,
   hold(deepest);
   const Use use = use_of(request);
   std::span<const uint32_t> borders = policy_->remember(missing, use);
-  make_room(wanted, 0, reservation);
+  make_room(request, wanted, 0, reservation);
 
   auto state = reservation.states_.begin();
   for (size_t i = 0; i < path_.size(); ++i) {
@@ -102,7 +109,7 @@ Reservation PrefixCache::reserve(std::span<const BlockHash> hashes,
       state = std::fill_n(state, span.length - span.filled, BlockState::kInFlight);
       continue;
     }
-    uint32_t room = std::min<uint32_t>(table_[id].length, free_ids_.available());
+    auto room = static_cast<uint32_t>(std::min<uint64_t>(table_[id].length, available()));
     bool fits = room == table_[id].length;
     if (!fits) {  // what lies below is of no use without it
       missing = {};
@@ -115,7 +122,7 @@ Reservation PrefixCache::reserve(std::span<const BlockHash> hashes,
     if (!fits) break;
   }
 
-  size_t taken = std::min<size_t>(missing.size(), free_ids_.available());
+  size_t taken = std::min<size_t>(missing.size(), available());
   std::fill_n(state, taken, BlockState::kNew);
   SpanId last = deepest;
   for (uint32_t begin = 0; begin < taken;) {
@@ -162,6 +169,17 @@ CacheStats PrefixCache::stats() const {
   return stats;
 }
 
+std::vector<TenantStats> PrefixCache::tenant_stats() const {
+  std::lock_guard lock(mutex_);
+  return tenants_ != nullptr ? tenants_->stats() : std::vector<TenantStats>{};
+}
+
+// Blocks that the request at hand may bring though none leaves.
+uint64_t PrefixCache::available() const noexcept {
+  uint64_t free = free_ids_.available();
+  return tenants_ != nullptr ? std::min(free, tenants_->room()) : free;
+}
+
 // Time is what the requests say; one that says nothing comes a little after the one before.
 Use PrefixCache::use_of(const RequestInfo& request) noexcept {
   constexpr int64_t kUntimedStepUs = 100'000;
@@ -198,9 +216,11 @@ SpanId PrefixCache::split(SpanId id, uint32_t at) {
 }
 
 // Evicts until there are so many free ids, and records for so many more spans.
-void PrefixCache::make_room(uint64_t blocks_wanted, size_t spans_wanted, Reservation& reservation) {
+void PrefixCache::make_room(const RequestInfo& request, uint64_t blocks_wanted,
+                            size_t spans_wanted, Reservation& reservation) {
+  if (tenants_ != nullptr) tenants_->begin(request, blocks_wanted);
   for (;;) {
-    uint64_t available = free_ids_.available();
+    uint64_t available = this->available();
     bool short_of_records = !table_.has_room(spans_wanted);
     if (available >= blocks_wanted && !short_of_records) return;
     auto [id, blocks] = policy_->oldest();

@@ -8,6 +8,7 @@
 
 #include "cache/block_id_pool.h"
 #include "cache/handles.h"
+#include "cache/tenants.h"
 #include "evict/policy.h"
 #include "evict/request_info.h"
 #include "table/block_table.h"
@@ -43,7 +44,8 @@ class PrefixCache : public std::enable_shared_from_this<PrefixCache> {
   static constexpr uint32_t kMaxBlocks = uint32_t{1} << 30;
 
   // Throws std::invalid_argument naming what is wrong.
-  static std::shared_ptr<PrefixCache> create(uint64_t num_blocks, std::string policy);
+  static std::shared_ptr<PrefixCache> create(uint64_t num_blocks, std::string policy,
+                                             const TenantQuotas& tenants = {});
 
   uint32_t num_blocks() const noexcept { return num_blocks_; }
   const std::string& policy() const noexcept { return policy_name_; }
@@ -64,6 +66,7 @@ class PrefixCache : public std::enable_shared_from_this<PrefixCache> {
   bool is_busy() const noexcept;
 
   CacheStats stats() const;
+  std::vector<TenantStats> tenant_stats() const;  // empty without tenants
   // Throws std::logic_error. Costs a walk over everything.
   void check_invariants() const;
 
@@ -71,13 +74,15 @@ class PrefixCache : public std::enable_shared_from_this<PrefixCache> {
   friend class Lease;
   friend class Reservation;
 
-  PrefixCache(uint32_t num_blocks, std::string policy);
+  PrefixCache(uint32_t num_blocks, std::string policy, const TenantQuotas& tenants);
 
   // All below run under the lock.
   Use use_of(const RequestInfo& request) noexcept;
+  uint64_t available() const noexcept;
   size_t walk(std::span<const BlockHash> hashes);
   SpanId split(SpanId id, uint32_t at);
-  void make_room(uint64_t blocks_wanted, size_t spans_wanted, Reservation& reservation);
+  void make_room(const RequestInfo& request, uint64_t blocks_wanted, size_t spans_wanted,
+                 Reservation& reservation);
   void adopt(SpanId id, Reservation& reservation);
   SpanId append(SpanId parent, std::span<const BlockHash> missing, uint32_t begin, uint32_t end,
                 Reservation& reservation);
@@ -93,6 +98,7 @@ class PrefixCache : public std::enable_shared_from_this<PrefixCache> {
   mutable std::mutex mutex_;
   BlockTable table_;
   std::unique_ptr<EvictionPolicy> policy_;
+  TenantPolicy* tenants_ = nullptr;  // policy_, where there are tenants
   BlockIdPool free_ids_;
   std::vector<SpanId> path_;  // scratch: the spans of the request at hand, the root's child first
   int64_t now_us_ = 0;

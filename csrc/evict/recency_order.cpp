@@ -11,7 +11,9 @@ SpanId RecencyOrder::above_in_group(SpanId id) const noexcept {
   const Span& span = table_[id];
   SpanId up = span.parent;
   while (table_[up].vacant) up = table_[up].parent;
-  bool same = up != kRootSpan && table_[up].stamp == span.stamp && table_[up].list == span.list;
+  const Span& above = table_[up];
+  bool same = up != kRootSpan && above.stamp == span.stamp && above.list == span.list &&
+              above.tenant == span.tenant;
   return same ? up : kRootSpan;
 }
 
@@ -76,9 +78,9 @@ void RecencyOrder::check_invariants(uint8_t list) const {
       KV_INVARIANT(table_[up].place == Place::kInside);
       not_deepest.push_back(up);
     }
-    if (!table_[span.parent].vacant && span.parent != kRootSpan) {
-      KV_INVARIANT(table_[span.parent].stamp >= span.stamp);
-    }
+    const Span& parent = table_[span.parent];
+    bool both_here = span.parent != kRootSpan && !parent.vacant && parent.tenant == span.tenant;
+    KV_INVARIANT(!both_here || parent.stamp >= span.stamp);
   });
   KV_INVARIANT(listed == 0);
   std::vector<bool> covered(table_.record_limit());

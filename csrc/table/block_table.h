@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -67,14 +68,28 @@ class BlockTable {
 
   size_t num_spans() const noexcept { return num_spans_; }
   size_t record_limit() const noexcept { return spans_.size(); }  // above every live SpanId
+  size_t record_capacity() const noexcept { return spans_.capacity(); }  // above every SpanId
   size_t bytes() const noexcept { return runs_.bytes() + index_.bytes() + spans_.bytes(); }
   // Calls `visit(SpanId)` for every span, in no order that means anything.
   template <typename Visit>
   void for_each(Visit&& visit) const {
     for (uint32_t i = 1; i < spans_.size(); ++i) {
-      if (spans_[i].length != 0) visit(SpanId{i});
+      if (spans_[i].length != 0 && spans_[i].tenant == shown_.value_or(spans_[i].tenant)) {
+        visit(SpanId{i});
+      }
     }
   }
+  // While it lives, for_each shows one tenant's spans only; for the checks of that one's order.
+  class OneTenant {
+   public:
+    OneTenant(const BlockTable& table, uint8_t tenant) : table_(table) { table_.shown_ = tenant; }
+    ~OneTenant() { table_.shown_.reset(); }
+    OneTenant(const OneTenant&) = delete;
+    OneTenant& operator=(const OneTenant&) = delete;
+
+   private:
+    const BlockTable& table_;
+  };
   // Throws std::logic_error. Costs a walk over all spans and blocks.
   void check_invariants() const;
 
@@ -90,6 +105,7 @@ class BlockTable {
   size_t num_spans_ = 0;
   RunPool runs_;
   SpanIndex index_;
+  mutable std::optional<uint8_t> shown_;  // by for_each; none: all
 };
 
 }  // namespace kvcore

@@ -19,10 +19,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from typing import Protocol
 
 from models.block import Block
 
 Leaf = Callable[[Block], bool]
+
+
+class PolicyModel(Protocol):
+    def remember(self, missing: Sequence[bytes], request: Hashable) -> None: ...
+    def victim(self, leaf: Leaf) -> Block | None: ...
+    def evict(self, block: Block) -> None: ...
+    def drop(self, block: Block) -> None: ...
+    def enter(self, block: Block, position: int | None) -> None: ...
+    def touch(self, path: Sequence[Block], request: Hashable) -> None: ...
+    def finish(self, request: Hashable, output_tokens: int) -> None: ...
 
 
 class LruModel:
@@ -134,4 +145,4 @@ class ArcModel:
             self.b2.popitem(last=False)
 
 
-POLICY_MODELS: dict[str, type[LruModel] | type[ArcModel]] = {"lru": LruModel, "arc": ArcModel}
+POLICY_MODELS: dict[str, Callable[[int], PolicyModel]] = {"lru": LruModel, "arc": ArcModel}
