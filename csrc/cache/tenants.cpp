@@ -120,7 +120,7 @@ void TenantPolicy::set_users(SpanId id, Users users) noexcept {
 void TenantPolicy::begin(const RequestInfo& request, uint64_t wanted) noexcept {
   asking_ = tenant_of(request);
   wanted_ = wanted;
-  wants_less_ = false;
+  wants_blocks_ = wanted > 0;
 }
 
 uint64_t TenantPolicy::room_for(uint32_t tenant) const noexcept {
@@ -241,13 +241,13 @@ EvictionPolicy::Victim TenantPolicy::oldest() noexcept {
   for (;;) {
     const uint64_t free = num_blocks_ - held_blocks_, room = room_for(asking_);
     const uint64_t fit = std::min(free, room);
-    if (wants_less_ && wanted_ <= fit) return {};
+    if (wants_blocks_ && wanted_ <= fit) return {};
     const bool above_ceiling = room < wanted_;
     const Giver giver = above_ceiling ? Giver{asking_, 1} : next_giver(others);
     if (giver.excess == 0) return {};
     auto [id, blocks] = order_of(giver.tenant).oldest();
     if (id == kRootSpan) {
-      if (giver.tenant != asking_ || wanted_ == 0) {
+      if (giver.tenant != asking_ || !wants_blocks_) {
         others &= ~bit(giver.tenant);
       } else if (!want_less(others)) {
         return {};
@@ -267,7 +267,6 @@ EvictionPolicy::Victim TenantPolicy::oldest() noexcept {
 // The one that asks would have to give, and has nothing: it wants so little that somebody else
 // gives, or that it fits. False: nobody else does.
 bool TenantPolicy::want_less(Users others) noexcept {
-  wants_less_ = true;
   const uint64_t free = num_blocks_ - held_blocks_, room = room_for(asking_);
   if (room < wanted_) {
     wanted_ = room;

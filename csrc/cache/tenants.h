@@ -135,8 +135,8 @@ class TenantPolicy final : public EvictionPolicy {
 
   // Of the request at hand:
   uint32_t asking_ = 0;
-  uint64_t wanted_ = 0;   // blocks that it may still bring
-  bool wants_less_ = false;  // than it began with
+  uint64_t wanted_ = 0;        // blocks; fewer than it began with, where it cannot get all
+  bool wants_blocks_ = false;  // or else records, which are nobody's
 };
 
 }  // namespace kvcore
