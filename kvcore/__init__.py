@@ -2,6 +2,7 @@
 
 try:
     from kvcore._core import (
+        NEVER,
         POLICIES,
         BlockState,
         CacheStats,
@@ -23,6 +24,7 @@ from kvcore.hashing import BlockHasher, Namespace, fold
 __version__ = "0.1.0"
 
 __all__ = [
+    "NEVER",
     "POLICIES",
     "BlockHasher",
     "BlockState",

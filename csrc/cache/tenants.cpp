@@ -130,6 +130,11 @@ uint64_t TenantPolicy::room_for(uint32_t tenant) const noexcept {
 
 uint64_t TenantPolicy::room() const noexcept { return room_for(asking_); }
 
+bool TenantPolicy::may_take_from(uint32_t tenant) const noexcept {
+  if (tenant == asking_) return true;
+  return giver_with(asking_, 1, 0).excess == 0 && giver_with(tenant, 0, 0).excess > 0;
+}
+
 void TenantPolicy::count(const RequestInfo& request, size_t requested, size_t found) noexcept {
   Tenant& tenant = tenants_[tenant_of(request)];
   tenant.requested_blocks += requested;
@@ -237,7 +242,8 @@ uint32_t TenantPolicy::blocks_given(Giver giver, Users others, uint32_t blocks) 
 }
 
 EvictionPolicy::Victim TenantPolicy::oldest() noexcept {
-  Users others = tenants_.size() == 64 ? ~Users{0} : bit(static_cast<uint32_t>(tenants_.size())) - 1;
+  Users others =
+      tenants_.size() == 64 ? ~Users{0} : bit(static_cast<uint32_t>(tenants_.size())) - 1;
   for (;;) {
     const uint64_t free = num_blocks_ - held_blocks_, room = room_for(asking_);
     const uint64_t fit = std::min(free, room);
@@ -345,9 +351,8 @@ void TenantPolicy::check_invariants() const {
     KV_INVARIANT(span.vacant || (users & bit(span.tenant)) != 0);
     if (span.vacant) return;
     held_blocks += span.length;
-    for_each_bit(users, [&](uint32_t tenant) {
-      used[tenant] += span.length * part_of(users, tenant);
-    });
+    for_each_bit(users,
+                 [&](uint32_t tenant) { used[tenant] += span.length * part_of(users, tenant); });
   });
   KV_INVARIANT(held_blocks == held_blocks_);
   uint64_t charged = 0;

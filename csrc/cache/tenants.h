@@ -68,6 +68,9 @@ class TenantPolicy final : public EvictionPolicy {
   // The blocks that it may bring below its ceiling.
   uint64_t room() const noexcept;
 
+  // Whether what another tenant keeps may be let go for the request at hand.
+  bool may_take_from(uint32_t tenant) const noexcept;
+
   void count(const RequestInfo& request, size_t requested, size_t found) noexcept;
   std::vector<TenantStats> stats() const;  // "" first, then by name
 
@@ -85,7 +88,7 @@ class TenantPolicy final : public EvictionPolicy {
   void check_invariants() const override;
 
  private:
-  using Users = uint64_t;  // a bit a tenant
+  using Users = uint64_t;                                // a bit a tenant
   static constexpr uint64_t kBlock = uint64_t{1} << 20;  // charges are counted in parts of a block
 
   struct Tenant {
@@ -127,9 +130,9 @@ class TenantPolicy final : public EvictionPolicy {
   std::map<std::string, uint32_t, std::less<>> names_;
   VirtualArray<Users> users_;  // by span; 0: vacant
   uint64_t held_blocks_ = 0;
-  const RequestInfo nobody_{};    // whose use passing on is
-  std::vector<SpanId> path_;      // scratch
-  uint32_t last_serial_ = 0;      // of the request that tenant_of() was asked about last
+  const RequestInfo nobody_{};  // whose use passing on is
+  std::vector<SpanId> path_;    // scratch
+  uint32_t last_serial_ = 0;    // of the request that tenant_of() was asked about last
   uint32_t last_tenant_ = 0;
   int64_t now_us_ = 0;
 

@@ -67,7 +67,7 @@ class BlockTable {
   void remove(SpanId id) noexcept;
 
   size_t num_spans() const noexcept { return num_spans_; }
-  size_t record_limit() const noexcept { return spans_.size(); }  // above every live SpanId
+  size_t record_limit() const noexcept { return spans_.size(); }         // above every live SpanId
   size_t record_capacity() const noexcept { return spans_.capacity(); }  // above every SpanId
   size_t bytes() const noexcept { return runs_.bytes() + index_.bytes() + spans_.bytes(); }
   // Calls `visit(SpanId)` for every span, in no order that means anything.
