@@ -1,7 +1,7 @@
 # make demo    runs the main job on small traces that it makes itself
 # make test    passes the tests
 # Both do all the set-up they need, in .venv and build/. PYTHON=python3.12 chooses the Python.
-# make bench BENCH=hash|table|cache [JSON=file]   runs one benchmark beside its peers
+# make bench BENCH=hash|table|cache|evict [JSON=file]   runs one benchmark beside its peers
 
 PYTHON ?= python3
 VENV := .venv

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kvcore.bench import harness
+from kvcore import POLICIES, PrefixCache, RequestInfo, Reservation
+from kvcore.bench import evict, harness
 from kvcore.bench.harness import (
     Case,
     Contender,
@@ -24,7 +25,16 @@ from kvcore.bench.harness import (
     make_row,
     measure,
 )
-from kvcore.bench.peers import OrderedBlocks, grown_cache, keys_of, random_chains
+from kvcore.bench.peers import (
+    _SIMULATED,
+    CacheSimulator,
+    Hashes,
+    OrderedBlocks,
+    grown_cache,
+    keys_of,
+    numbers_of,
+    random_chains,
+)
 from kvcore.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -155,7 +165,7 @@ def test_missing_peer_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("no_peers")
-@pytest.mark.parametrize("name", ["hash", "table", "cache"])
+@pytest.mark.parametrize("name", ["hash", "table", "cache", "evict"])
 def test_quick_run_without_peers_reports(name: str, tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     result = CliRunner().invoke(main, ["bench", name, "--quick", "--json", str(path)])
@@ -173,9 +183,64 @@ def test_quick_run_without_peers_reports(name: str, tmp_path: Path) -> None:
         assert (row["of_limit"] is None) == (not row["limits"])
         assert {type(figure) for figure in (row["peers"] | row["limits"]).values()} <= {float}
         assert row["case"].partition(",")[0] in result.stdout
-    missing = {"hash": ("xxhash", "dynamo"), "table": ("dynamo",), "cache": ("libcachesim",)}
+    missing = {
+        "hash": ("xxhash", "dynamo"),
+        "table": ("dynamo",),
+        "cache": ("libcachesim",),
+        "evict": ("libcachesim",),
+    }
     for package in missing[name]:
         assert package in result.stderr
+
+
+@pytest.mark.usefixtures("no_peers")
+def test_evict_measures_every_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = {"process": 30.0, "metadata_bytes": 25.0}
+    monkeypatch.setattr(evict, "in_new_process", lambda *arguments: measured)
+    rows = list(evict.run(quick=True))
+    assert [(row.case, row.unit) for row in rows] == [
+        (f"{policy}: {what}, 1,024 resident", unit)
+        for policy in POLICIES
+        for what, unit in (
+            ("touch", "ns/block"),
+            ("replace", "ns/block"),
+            ("memory, process", "bytes/block"),
+            ("memory, metadata_bytes", "bytes/block"),
+        )
+    ]
+    assert [row.ours for row in rows if row.unit == "bytes/block"] == [30, 25] * len(POLICIES)
+
+
+@pytest.mark.usefixtures("no_peers")
+def test_evict_checks_its_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    put = evict._put
+
+    def put_half(cache: PrefixCache, hashes: Hashes, request: RequestInfo) -> Reservation:
+        return put(cache, hashes[:64], request)
+
+    monkeypatch.setattr(evict, "_put", put_half)
+    with pytest.raises(WrongAnswerError, match=r"lru: replace, 1,024 resident: kvcore, round 0: "):
+        list(evict.run(quick=True))
+
+
+@pytest.mark.parametrize("policy", sorted(_SIMULATED))
+def test_simulator_holds_what_it_was_filled_with(policy: str) -> None:
+    pytest.importorskip("libcachesim")
+    numbers = numbers_of(random_chains(0, 300, 1))
+    simulator = CacheSimulator.find(policy, numbers[:100], numbers[100:], table_fits=True)
+    assert simulator is not None
+    assert simulator.run(0, 100) == (0.0, 0.0)
+    assert simulator.run(100, 200) == (1.0, 1.0)
+    assert CacheSimulator.name(policy).startswith("libCacheSim")
+
+
+@pytest.mark.usefixtures("no_peers")
+def test_simulator_is_none_where_it_cannot_be() -> None:
+    numbers = numbers_of(random_chains(0, 4, 1))
+    assert CacheSimulator.find("lru", numbers) is None
+    assert not CacheSimulator.has("lru")
+    assert CacheSimulator.name("lru") == "libCacheSim"
+    assert CacheSimulator.name("lfu") == "libCacheSim LFUDA"
 
 
 @pytest.mark.usefixtures("no_peers")
@@ -207,7 +272,10 @@ def test_bad_arguments(tmp_path: Path) -> None:
 def test_script_refuses_other_names() -> None:
     done = subprocess.run([ROOT / "scripts/bench.sh", "speed"], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "bench: there is no benchmark 'speed'; there are: hash, table, cache\n"
+    assert (
+        done.stderr
+        == "bench: there is no benchmark 'speed'; there are: hash, table, cache, evict\n"
+    )
 
 
 def test_ordered_blocks_evict_what_kvcore_evicts() -> None:

@@ -81,11 +81,34 @@ def test_replay_report(chat: Path, tmp_path: Path) -> None:
             "evictions": int,
             "seconds": float,
             "ns_per_block": float,
+            "ttft_mean_s": float,
+            "ttft_p50_s": float,
+            "ttft_p90_s": float,
+            "ttft_p99_s": float,
+            "blocks_to_equal_lru": type(None),
         }
         assert row["trace"] == "chat.jsonl"
         assert 0 < row["token_hit_ratio"] < row["block_hit_ratio"] < 1
         assert f"{100 * row['token_hit_ratio']:.2f}" in result.output
+        assert f"{row['ttft_p90_s']:.3f}" in result.output
     assert "\x1b" not in result.output
+
+
+def test_times_to_first_token_follow_the_engines(chat: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    p90_s = []
+    for options in ((), ("--prefill-tokens-per-s", 1e12), ("--engines", 1_000)):
+        run("replay", chat, "--policy", "lru", "--capacity", 64, "--json", report, *options)
+        p90_s.append(json.loads(report.read_text())["rows"][0]["ttft_p90_s"])
+    # By default some wait; nobody waits for a quick engine, or for one of very many slow ones.
+    assert p90_s[1] < 1e-6 < p90_s[0] < p90_s[2]
+
+
+@pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf"])
+def test_bad_rate_of_prefill(chat: Path, rate: str) -> None:
+    result = run("replay", chat, "--prefill-tokens-per-s", rate)
+    assert result.exit_code == 2
+    assert result.output.startswith("Error: --prefill-tokens-per-s: tokens_per_s is ")
 
 
 def test_replay_of_all_policies_and_the_optimum(chat: Path, tmp_path: Path) -> None:
@@ -157,12 +180,13 @@ def test_plot_without_matplotlib_names_the_extra(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--policy", "lru,belady"), "--policy: policy must be one of lru, arc"),
-        (("--policy", ""), "--policy: policy must be one of lru, arc"),
+        (("--policy", "lru,belady"), "--policy: policy must be one of lru, "),
+        (("--policy", ""), "--policy: policy must be one of lru, "),
         (("--capacity", "1%,zero"), "--capacity: capacity is 'zero'; allowed are"),
         (("--json", "{tmp}/none/report.json"), "/none/report.json: No such file or directory"),
         (("--json", "{tmp}"), ": Is a directory"),
         (("--plot", "{tmp}/hits.svg"), "/hits.svg: the name must end in .png"),
+        (("--report", "{tmp}/none/page.html"), "/none/page.html: No such file or directory"),
     ],
 )
 def test_bad_options_are_told_before_any_work(

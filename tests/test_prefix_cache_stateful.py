@@ -13,8 +13,10 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 from models.beside import Beside
+from models.policies import POLICY_MODELS
 
 from kvcore import RequestInfo
 
@@ -119,19 +121,12 @@ class CacheBesideModel(RuleBasedStateMachine):
             assert stats.num_leases == 0
 
 
-class LruBesideModel(CacheBesideModel):
-    policy = "lru"
-
-
-class ArcBesideModel(CacheBesideModel):
-    policy = "arc"
-
-
-TestLruBesideModel = LruBesideModel.TestCase
-TestArcBesideModel = ArcBesideModel.TestCase
-TestLruBesideModel.settings = TestArcBesideModel.settings = settings(
-    max_examples=3 * settings().max_examples, stateful_step_count=40
-)
+@pytest.mark.parametrize("policy", POLICY_MODELS)
+def test_any_calls(policy: str) -> None:
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        type("BesideModel", (CacheBesideModel,), {"policy": policy}),
+        settings=settings(max_examples=3 * settings().max_examples, stateful_step_count=40),
+    )
 
 
 def some_tokens(rng: random.Random) -> list[int]:
@@ -139,7 +134,7 @@ def some_tokens(rng: random.Random) -> list[int]:
     return [token for length in runs for token in [rng.choice([0, 0, 0, 1, 2])] * length][:60]
 
 
-@pytest.mark.parametrize("policy", ["lru", "arc"])
+@pytest.mark.parametrize("policy", POLICY_MODELS)
 @pytest.mark.parametrize("seed", range(10))
 def test_random_lives(policy: str, seed: int) -> None:
     """The same with plain random numbers: many more steps in the same time."""
@@ -174,7 +169,7 @@ def test_random_lives(policy: str, seed: int) -> None:
         both.check()
 
 
-@pytest.mark.parametrize("policy", ["lru", "arc"])
+@pytest.mark.parametrize("policy", POLICY_MODELS)
 @pytest.mark.parametrize("seed", range(10))
 def test_random_requests(policy: str, seed: int) -> None:
     """Whole requests, few of them broken off: what was evicted comes back, again and again."""
@@ -208,7 +203,7 @@ SPAN = 2048  # the longest span that the core makes of one run of blocks
 NEAR_BORDERS = [1, SPAN - 1, SPAN, SPAN + 1, 2 * SPAN - 1, 2 * SPAN, 2 * SPAN + 1, 3 * SPAN + 5]
 
 
-@pytest.mark.parametrize("policy", ["lru", "arc"])
+@pytest.mark.parametrize("policy", POLICY_MODELS)
 @pytest.mark.parametrize("seed", range(3))
 def test_chains_longer_than_a_span(policy: str, seed: int) -> None:
     """Chains of thousands of blocks that part, stop and are committed around a span's borders."""

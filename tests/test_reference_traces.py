@@ -5,13 +5,23 @@ Skipped where the traces are absent.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kvcore import MissRatioCurve
-from kvcore.sim import Capacity, Trace, lru_curve, optimum, read_trace, replay
+from kvcore.sim import (
+    Capacity,
+    Trace,
+    equal_capacities,
+    lru_curve,
+    optimum,
+    read_trace,
+    replay,
+    sweep,
+)
 from kvcore.sim.curve import feed
 
 TRACES = Path(__file__).resolve().parents[2] / "shared" / "traces"
@@ -69,7 +79,34 @@ ARC = {
     AGENTS: {"0.5%": 7.092, "1%": 20.797, "2%": 42.840, "5%": 80.895},
 }
 
-
+# The same for queues, by the capacities of ARC above.
+QUEUES = {
+    "fifo": {
+        CONVERSATION: (4.475, 5.240, 7.691, 19.281, 27.653, 34.831),
+        SYNTHETIC: (3.549, 7.460, 15.191, 24.838, 36.616, 57.407),
+        AGENTS: (3.256, 11.896, 37.586, 82.668),
+    },
+    "slru": {
+        CONVERSATION: (4.838, 5.911, 8.314, 12.676, 20.470, 31.327),
+        SYNTHETIC: (3.590, 6.206, 13.782, 22.023, 37.712, 60.643),
+        AGENTS: (4.787, 17.108, 34.854, 77.180),
+    },
+    "sieve": {
+        CONVERSATION: (4.838, 5.911, 8.314, 12.622, 19.046, 30.385),
+        SYNTHETIC: (3.458, 6.757, 13.522, 21.508, 33.739, 60.643),
+        AGENTS: (5.973, 18.079, 36.969, 74.809),
+    },
+    "s3fifo": {
+        CONVERSATION: (5.588, 7.598, 10.752, 19.110, 25.118, 33.820),
+        SYNTHETIC: (3.860, 7.486, 14.981, 24.992, 38.315, 58.727),
+        AGENTS: (13.170, 27.818, 47.527, 79.472),
+    },
+    "lfu": {
+        CONVERSATION: (4.493, 5.587, 8.409, 20.735, 29.022, 34.468),
+        SYNTHETIC: (3.691, 7.635, 15.222, 24.279, 39.324, 59.996),
+        AGENTS: (3.598, 13.857, 34.752, 69.546),
+    },
+}
 OPTIMUM = {
     CONVERSATION: {
         "0.5%": 18.09,
@@ -82,6 +119,16 @@ OPTIMUM = {
     SYNTHETIC: {"1%": 18.0, "2%": 25.5, "5%": 38.7, "10%": 50.3, "20%": 60.6, "50%": 65.0},
     AGENTS: {"0.5%": 29.52, "1%": 47.67, "2%": 69.14, "5%": 90.44},
 }
+
+
+# p90 in seconds at 1 %.
+TTFT_P90_S = {
+    CONVERSATION: {"lru": 1.894, "arc": 1.863, "opt": 1.513},
+    SYNTHETIC: {"lru": 0.686, "arc": 0.691, "opt": 0.540},
+    AGENTS: {"lru": 3.144, "arc": 2.386, "opt": 1.539},
+}
+# Capacity that the optimum needs to equal LRU at the two smallest, % less.
+OPTIMUM_LESS = {CONVERSATION: [99.2, 98.1], SYNTHETIC: [89.5, 86.9], AGENTS: [92.7, 83.8]}
 
 
 @pytest.fixture(scope="module", params=[CONVERSATION, SYNTHETIC, AGENTS])
@@ -108,10 +155,33 @@ def test_arc_stays_as_it_is(trace: Trace) -> None:
         assert 100 * result.token_hit_ratio == pytest.approx(percent, abs=0.0006), capacity
 
 
+@pytest.mark.parametrize("policy", QUEUES)
+def test_queues_stay_as_they_are(trace: Trace, policy: str) -> None:
+    for capacity, percent in zip(ARC[trace.name], QUEUES[policy][trace.name], strict=True):
+        result = replay(trace, policy, Capacity(capacity))
+        assert 100 * result.token_hit_ratio == pytest.approx(percent, abs=0.0006), capacity
+
+
 def test_optimum_is_within_a_tenth_of_a_point(trace: Trace) -> None:
     for capacity, percent in OPTIMUM[trace.name].items():
         result = optimum(trace, Capacity(capacity))
         assert 100 * result.token_hit_ratio == pytest.approx(percent, abs=0.1), capacity
+
+
+def test_times_to_first_token_stay_as_they_are(trace: Trace) -> None:
+    """No reference has them, so a change of these is a decision."""
+    for policy, p90_s in TTFT_P90_S[trace.name].items():
+        find = optimum if policy == "opt" else partial(replay, policy=policy)
+        result = find(trace, capacity=Capacity("1%"))
+        assert result.ttft.p90_s == pytest.approx(p90_s, abs=0.0006), policy
+
+
+def test_capacity_that_equals_lru(trace: Trace) -> None:
+    """The optimum needs so many percent less than LRU, to 1 % of what it needs."""
+    capacities = [Capacity(text) for text in list(OPTIMUM[trace.name])[:2]]
+    results = sweep([trace], ["opt"], capacities, 1)
+    percent = [100 * equal.less for equal in equal_capacities([trace], results, 1)]
+    assert percent == pytest.approx(OPTIMUM_LESS[trace.name], abs=0.3)
 
 
 def test_lru_curve_equals_the_cache(trace: Trace) -> None:

@@ -55,7 +55,7 @@ Parameters
 num_blocks : int
     Blocks that there is room for; block ids are ``0 .. num_blocks - 1``.
 policy : str
-    Who leaves when there is no room: ``"lru"`` or ``"arc"``, both prefix-aware.
+    Who leaves when there is no room: one of `POLICIES`, all of them prefix-aware.
 tenants : dict[str, TenantQuota], optional
     Who may have how much of it, by `RequestInfo.tenant`; guarantees are at most 1 together. Who is
     not named shares the account ``""``. Each tenant has an order of eviction of its own; a tenant

@@ -189,9 +189,12 @@ void register_sim(py::module_& module) {
               py::gil_scoped_release release;
               counts = self.run(blocks);
             }
-            return std::pair(counts.hit_blocks, counts.evictions);
+            const auto size = static_cast<py::ssize_t>(counts.hit_blocks.size());
+            return std::pair(py::array_t<uint32_t>(size, counts.hit_blocks.data()),
+                             counts.evictions);
           },
-          "(hit blocks, evictions) with room for so many blocks.", py::arg("num_blocks"));
+          "(hit blocks of each request, evictions) with room for so many blocks.",
+          py::arg("num_blocks"));
   module.def("lru_hits", &lru_hits,
              "uint64[num_unique_blocks + 1]: blocks that LRU of each capacity finds.",
              py::arg("block_ids"), py::arg("offsets"));

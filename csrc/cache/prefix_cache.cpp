@@ -94,8 +94,8 @@ Reservation PrefixCache::reserve(std::span<const BlockHash> hashes,
   const uint64_t wanted = missing.size() + vacant;
   hold(deepest);
   const Use use = use_of(request);
-  std::span<const uint32_t> borders = policy_->remember(missing, use);
-  make_room(request, wanted, 0, reservation);
+  std::span<const uint32_t> borders = policy_->remember(path_, missing, use);
+  missing = missing.first(missing.size() - make_room(request, wanted, 0, reservation));
 
   auto state = reservation.states_.begin();
   for (size_t i = 0; i < path_.size(); ++i) {
@@ -258,19 +258,27 @@ SpanId PrefixCache::split(SpanId id, uint32_t at) {
   return head;
 }
 
-// Evicts until there are so many free ids, and records for so many more spans.
-void PrefixCache::make_room(const RequestInfo& request, uint64_t blocks_wanted, size_t spans_wanted,
-                            Reservation& reservation) {
+// Evicts until there are so many free ids, and records for so many more spans. Answers how many of
+// the wanted blocks the policy would rather bypass.
+uint32_t PrefixCache::make_room(const RequestInfo& request, uint64_t blocks_wanted,
+                                size_t spans_wanted, Reservation& reservation) {
   if (hints_ != nullptr) remove_dismissed(blocks_wanted, reservation);
   if (tenants_ != nullptr) tenants_->begin(request, blocks_wanted);
+  uint32_t bypassed = 0;
   for (;;) {
     uint64_t available = this->available();
     bool short_of_records = !table_.has_room(spans_wanted);
-    if (available >= blocks_wanted && !short_of_records) return;
+    if (available >= blocks_wanted && !short_of_records) return bypassed;
     auto [id, blocks] = policy_->oldest();
     if (id == kRootSpan) {
-      if (hints_ != nullptr && let_go(request, blocks_wanted)) continue;
-      return;
+      if (blocks == 0) {
+        if (hints_ != nullptr && let_go(request, blocks_wanted)) continue;
+        return bypassed;
+      }
+      blocks = static_cast<uint32_t>(std::min<uint64_t>(blocks, blocks_wanted - available));
+      blocks_wanted -= blocks;
+      bypassed += blocks;
+      continue;
     }
     if (!short_of_records) {
       blocks = static_cast<uint32_t>(std::min<uint64_t>(blocks, blocks_wanted - available));

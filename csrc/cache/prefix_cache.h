@@ -108,8 +108,8 @@ class PrefixCache : public std::enable_shared_from_this<PrefixCache> {
   void lend(Lease& lease, size_t blocks);
   std::span<const BlockHash> admitted(std::span<const BlockHash> missing, uint64_t vacant) noexcept;
   SpanId split(SpanId id, uint32_t at);
-  void make_room(const RequestInfo& request, uint64_t blocks_wanted, size_t spans_wanted,
-                 Reservation& reservation);
+  uint32_t make_room(const RequestInfo& request, uint64_t blocks_wanted, size_t spans_wanted,
+                     Reservation& reservation);
   void leave(SpanId id, uint32_t blocks, Reservation& reservation) noexcept;
   void shorten(SpanId id, uint32_t blocks) noexcept;
   void adopt(SpanId id, Reservation& reservation);

@@ -150,9 +150,18 @@ std::vector<TenantStats> TenantPolicy::stats() const {
   return all;
 }
 
-std::span<const uint32_t> TenantPolicy::remember(std::span<const BlockHash> missing,
+std::span<const uint32_t> TenantPolicy::remember(std::span<const SpanId> path,
+                                                 std::span<const BlockHash> missing,
                                                  const Use& use) noexcept {
-  return order_of(asking_).remember(missing, use);
+  path_.clear();
+  bool are_its_own = true;
+  for (SpanId id : path) {
+    if (table_[id].vacant) continue;
+    path_.push_back(id);
+    are_its_own &= table_[id].tenant == asking_;
+  }
+  if (!are_its_own) touch(path_, use);
+  return order_of(asking_).remember(path, missing, use);
 }
 
 void TenantPolicy::enter(SpanId id, std::optional<uint32_t> position) noexcept {
@@ -253,6 +262,11 @@ EvictionPolicy::Victim TenantPolicy::oldest() noexcept {
     if (giver.excess == 0) return {};
     auto [id, blocks] = order_of(giver.tenant).oldest();
     if (id == kRootSpan) {
+      if (blocks > 0 && giver.tenant == asking_ && wants_blocks_) {
+        blocks = static_cast<uint32_t>(std::min<uint64_t>(blocks, wanted_ - fit));
+        wanted_ -= blocks;
+        return {id, blocks};
+      }
       if (giver.tenant != asking_ || !wants_blocks_) {
         others &= ~bit(giver.tenant);
       } else if (!want_less(others)) {

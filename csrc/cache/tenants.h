@@ -74,7 +74,8 @@ class TenantPolicy final : public EvictionPolicy {
   void count(const RequestInfo& request, size_t requested, size_t found) noexcept;
   std::vector<TenantStats> stats() const;  // "" first, then by name
 
-  std::span<const uint32_t> remember(std::span<const BlockHash> missing,
+  std::span<const uint32_t> remember(std::span<const SpanId> path,
+                                     std::span<const BlockHash> missing,
                                      const Use& use) noexcept override;
   void enter(SpanId id, std::optional<uint32_t> position) noexcept override;
   void touch(std::span<const SpanId> path, const Use& use) noexcept override;

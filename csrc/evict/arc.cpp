@@ -37,7 +37,8 @@ class ArcPolicy final : public EvictionPolicy {
     table_[kRootSpan].list = kT2;
   }
 
-  std::span<const uint32_t> remember(std::span<const BlockHash> missing,
+  std::span<const uint32_t> remember(std::span<const SpanId> path,
+                                     std::span<const BlockHash> missing,
                                      const Use& use) noexcept override;
   void enter(SpanId id, std::optional<uint32_t> position) noexcept override {
     table_[id].list = !position || *position < unbroken_ ? kKnown : kNew;
@@ -48,7 +49,7 @@ class ArcPolicy final : public EvictionPolicy {
   void evict(SpanId id, uint32_t blocks) noexcept override;
   void withdraw(SpanId id, uint32_t blocks) noexcept override;
   void released(SpanId id) noexcept override { order_of(table_[id]).released(id); }
-  size_t bytes() const noexcept override { return ghosts_.bytes(); }
+  size_t bytes() const noexcept override { return ghosts_.bytes() + t1_.bytes() + t2_.bytes(); }
   void check_invariants() const override;
 
  private:
@@ -74,7 +75,8 @@ class ArcPolicy final : public EvictionPolicy {
   uint64_t now_ = 0;
 };
 
-std::span<const uint32_t> ArcPolicy::remember(std::span<const BlockHash> missing,
+std::span<const uint32_t> ArcPolicy::remember(std::span<const SpanId>,
+                                              std::span<const BlockHash> missing,
                                               const Use&) noexcept {
   unbroken_ = 0;
   from_b2_ = false;

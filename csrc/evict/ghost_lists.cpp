@@ -78,7 +78,7 @@ void GhostLists::add_run(Which which, std::span<const BlockHash> blocks, uint64_
   std::array<uint32_t, kMaxSpanBlocks> prints;
   for (size_t i = 0; i < blocks.size(); ++i) prints[i] = key_of(blocks[i]).print;
   if (SpanId old = find(prints[0]); old != kRootSpan) {
-    blocks_[(*this)[old].which] -= (*this)[old].length;
+    forget((*this)[old], (*this)[old].length);
     erase(old);
   }
   SpanId id = free_records_;
@@ -103,14 +103,20 @@ void GhostLists::add_run(Which which, std::span<const BlockHash> blocks, uint64_
 
 void GhostLists::drop_oldest(Which which, uint32_t blocks) noexcept {
   KV_DCHECK(blocks <= blocks_[which]);
-  blocks_[which] -= blocks;
   while (blocks > 0) {
     SpanId id = (*this)[end_of(which)].next;
     uint32_t length = (*this)[id].length;
+    forget((*this)[id], std::min(blocks, length));
     if (blocks < length) return trim(id, blocks);
     erase(id);
     blocks -= length;
   }
+}
+
+// The last `blocks` of a run are about to go, other than by being taken.
+void GhostLists::forget(const Run& run, uint32_t blocks) noexcept {
+  blocks_[run.which] -= blocks;
+  if (forgotten_ != nullptr) forgotten_->push_back({run.value, blocks});
 }
 
 void GhostLists::set_prints(Run& run, std::span<const uint32_t> prints) noexcept {
@@ -133,8 +139,9 @@ void GhostLists::trim(SpanId id, uint32_t blocks) noexcept {
 void GhostLists::trim_front(SpanId id, uint32_t blocks) noexcept {
   Run& run = (*this)[id];
   uint32_t* before = run.prints;
-  if (SpanId twin = find(before[blocks]); twin != kRootSpan) {
-    blocks_[(*this)[twin].which] -= (*this)[twin].length;
+  SpanId twin = find(before[blocks]);
+  if (twin != kRootSpan && twin != id) {  // hashes that are no chain may come twice in a run
+    forget((*this)[twin], (*this)[twin].length);
     erase(twin);
   }
   index_.erase(index_.tag_of(before[0]), id);

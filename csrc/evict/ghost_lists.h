@@ -2,6 +2,7 @@
 
 #include <array>
 #include <span>
+#include <vector>
 
 #include "common/types.h"
 #include "common/virtual_array.h"
@@ -43,8 +44,23 @@ class GhostLists {
 
   void drop_oldest(Which which, uint32_t blocks) noexcept;
 
+  // Blocks that were dropped, or gave way to others with the same fingerprint.
+  struct Forgotten {
+    uint64_t value;
+    uint32_t blocks;
+  };
+  // From the next call on, all of them are put down here. Whoever asks for it empties it.
+  void tell_forgotten(std::vector<Forgotten>* list) noexcept { forgotten_ = list; }
+
   uint32_t size(Which which) const noexcept { return blocks_[which]; }
   size_t bytes() const noexcept { return records_.bytes() + prints_.bytes() + index_.bytes(); }
+  // Calls `visit(value, blocks)` for every run.
+  template <typename Visit>
+  void for_each(Visit&& visit) const {
+    for (size_t i = 2; i < records_.size(); ++i) {
+      if (records_[i].length > 0) visit(records_[i].value, uint32_t{records_[i].length});
+    }
+  }
   // Throws std::logic_error. Costs a walk over all runs.
   void check_invariants() const;
 
@@ -70,12 +86,14 @@ class GhostLists {
   void trim(SpanId id, uint32_t blocks) noexcept;
   void trim_front(SpanId id, uint32_t blocks) noexcept;
   void erase(SpanId id) noexcept;
+  void forget(const Run& run, uint32_t blocks) noexcept;
 
   VirtualArray<Run> records_;  // [kFirst], [kSecond]: the ends of the lists, which are rings
   SpanId free_records_ = kRootSpan;
   RunPool prints_{sizeof(uint32_t)};
   SpanIndex index_;
   std::array<uint32_t, 2> blocks_{};
+  std::vector<Forgotten>* forgotten_ = nullptr;
 };
 
 }  // namespace kvcore

@@ -37,6 +37,7 @@ class LruPolicy final : public EvictionPolicy {
   void withdraw(SpanId id, uint32_t blocks) noexcept override { evict(id, blocks); }
   void released(SpanId id) noexcept override { order_.released(id); }
 
+  size_t bytes() const noexcept override { return order_.bytes(); }
   void check_invariants() const override { order_.check_invariants(0); }
 
  private:

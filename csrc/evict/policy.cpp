@@ -3,7 +3,8 @@
 namespace kvcore {
 
 using PolicyFactory = std::unique_ptr<EvictionPolicy>(BlockTable& table, uint32_t num_blocks);
-PolicyFactory make_lru, make_arc;
+PolicyFactory make_lru, make_fifo, make_slru, make_sieve, make_s3fifo, make_lfu, make_arc,
+    make_hazard;
 
 namespace {
 
@@ -14,8 +15,8 @@ struct Entry {
 
 // A new policy is its own file, its make_ function above, and a line here.
 constexpr Entry kPolicies[] = {
-    {"lru", make_lru},
-    {"arc", make_arc},
+    {"lru", make_lru},       {"fifo", make_fifo}, {"slru", make_slru}, {"sieve", make_sieve},
+    {"s3fifo", make_s3fifo}, {"lfu", make_lfu},   {"arc", make_arc},   {"hazard", make_hazard},
 };
 
 }  // namespace

@@ -27,26 +27,30 @@ struct Use {
 //
 // The calls of one request that misses, in this order:
 //   touch(path, use)         what it found
-//   remember(missing, use)   the blocks that it will bring
-//   oldest() ... evict()     until there is room, or nothing is worth less than what comes
+//   remember(path, missing, use)   the blocks that it will bring below the spans of the path
+//   oldest() ... evict()     until there is room for what is not bypassed
 //   enter(span, ...)         for every new span
 //   touch(path, use)         all its spans
 //   finish(use, tokens)      perhaps much later; other requests come in between
 class EvictionPolicy {
  public:
   struct Victim {
-    SpanId span = kRootSpan;  // kRootSpan: nothing may leave, or should for what comes
-    uint32_t blocks = 0;      // that may leave its tail before the policy is asked again
+    SpanId span = kRootSpan;  // kRootSpan: none
+    // That may leave its tail before the policy is asked again. With no span: so many of the
+    // missing blocks, from the last on, are to be bypassed; 0: nothing may leave.
+    uint32_t blocks = 0;
   };
 
   virtual ~EvictionPolicy() = default;
 
-  // `missing` blocks of one chain are about to come. Answers where what the policy knows of them
+  // `missing` blocks of one chain are about to come below `path`, spans that a touch() will name;
+  // vacant ones are among them. Answers where what the policy knows of them
   // from before changes: positions, ascending, that no new span reaches across. Good until the
   // next call.
-  virtual std::span<const uint32_t> remember(std::span<const BlockHash> missing,
+  virtual std::span<const uint32_t> remember(std::span<const SpanId> path,
+                                             std::span<const BlockHash> missing,
                                              const Use& use) noexcept {
-    (void)missing, (void)use;
+    (void)path, (void)missing, (void)use;
     return {};
   }
 

@@ -6,14 +6,10 @@
 
 namespace kvcore {
 
-// The next span upwards of the same group, or kRootSpan.
 SpanId RecencyOrder::above_in_group(SpanId id) const noexcept {
   const Span& span = table_[id];
-  SpanId up = span.parent;
-  while (table_[up].vacant) up = table_[up].parent;
-  const Span& above = table_[up];
-  bool same = up != kRootSpan && above.stamp == span.stamp && above.list == span.list &&
-              above.tenant == span.tenant;
+  SpanId up = table_.above(id);
+  bool same = up != kRootSpan && table_[up].stamp == span.stamp && table_[up].list == span.list;
   return same ? up : kRootSpan;
 }
 
@@ -38,7 +34,8 @@ void RecencyOrder::released(SpanId id) noexcept {
 
 SpanId RecencyOrder::oldest() noexcept {
   for (;;) {
-    SpanId listed = list_.front(), returned = returned_.top();
+    SpanId listed = list_.front();
+    SpanId returned = returned_.empty() ? kRootSpan : returned_.top();
     bool from_list = returned == kRootSpan ||
                      (listed != kRootSpan && table_[listed].stamp < table_[returned].stamp);
     SpanId id = from_list ? listed : returned;
@@ -78,9 +75,9 @@ void RecencyOrder::check_invariants(uint8_t list) const {
       KV_INVARIANT(table_[up].place == Place::kInside);
       not_deepest.push_back(up);
     }
-    const Span& parent = table_[span.parent];
-    bool both_here = span.parent != kRootSpan && !parent.vacant && parent.tenant == span.tenant;
-    KV_INVARIANT(!both_here || parent.stamp >= span.stamp);
+    const Span& above = table_[table_.above(id)];
+    bool both_here = table_.above(id) == span.parent && above.list == list;
+    KV_INVARIANT(!both_here || span.parent == kRootSpan || above.stamp >= span.stamp);
   });
   KV_INVARIANT(listed == 0);
   std::vector<bool> covered(table_.record_limit());

@@ -24,7 +24,8 @@ namespace kvcore {
 // Does not own the spans. Not thread safe.
 class RecencyOrder {
  public:
-  explicit RecencyOrder(BlockTable& table) : table_(table), list_(table), returned_(table) {}
+  explicit RecencyOrder(BlockTable& table)
+      : table_(table), list_(table), returned_(StampedSpans(table)) {}
 
   // A group has been touched: `deepest` stands for it, as the newest.
   void push(SpanId deepest) noexcept {
@@ -49,12 +50,19 @@ class RecencyOrder {
   // The oldest span that nothing holds, or kRootSpan.
   SpanId oldest() noexcept;
 
+  // The deepest span of the oldest group, whatever holds it, or kRootSpan; for orders that are not
+  // asked for their oldest().
+  SpanId front() const noexcept { return list_.front(); }
+
+  // The next span upwards of the same group, or kRootSpan.
+  SpanId above_in_group(SpanId id) const noexcept;
+
+  size_t bytes() const noexcept { return returned_.bytes(); }
+
   // Throws std::logic_error. `list` is the value of Span::list of the spans in this order.
   void check_invariants(uint8_t list) const;
 
  private:
-  SpanId above_in_group(SpanId id) const noexcept;
-
   BlockTable& table_;
   SpanList list_;
   SpanHeap returned_;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 
 namespace kvcore {
 
@@ -17,9 +18,16 @@ struct RequestInfo {
   int32_t priority = 0;
   std::optional<int64_t> next_use_us;
 
-  const uint32_t serial = next_serial();  // tells requests apart; never 0
+  const uint32_t serial = next_serial();      // tells requests apart; never 0
+  const uint32_t kind_key = digest_of(kind);  // equal kinds have equal keys
 
  private:
+  // FNV-1a: short names that differ in their last byte alone differ in the lowest bits.
+  static uint32_t digest_of(std::string_view name) noexcept {
+    uint32_t digest = 0x811C9DC5;
+    for (char byte : name) digest = (digest ^ static_cast<uint8_t>(byte)) * 0x01000193;
+    return digest;
+  }
   static uint32_t next_serial() noexcept {
     static std::atomic<uint32_t> last{0};
     uint32_t serial = last.fetch_add(1, std::memory_order_relaxed) + 1;

@@ -29,9 +29,11 @@ OptimalReplay::OptimalReplay(const Requests& requests) : num_pieces_(requests.si
 
 OptimalCounts OptimalReplay::run(uint64_t num_blocks) const {
   OptimalCounts counts;
-  std::vector<uint32_t> cached(num_pieces_.size());  // blocks by the request that asks next
-  std::priority_queue<uint32_t> next_uses;           // all with cached blocks, and some of the past
-  uint64_t idle = 0;                                 // cached blocks that nobody asks for again
+  // Blocks by the request that asks next; what is left when it comes are its hits.
+  std::vector<uint32_t>& cached = counts.hit_blocks;
+  cached.resize(num_pieces_.size());
+  std::priority_queue<uint32_t> next_uses;  // all to come with cached blocks, and some past
+  uint64_t idle = 0;                        // cached blocks that nobody asks for again
   uint64_t used = 0;
   uint64_t inserted = 0;
   const Piece* piece = pieces_.data();
@@ -40,9 +42,7 @@ OptimalCounts OptimalReplay::run(uint64_t num_blocks) const {
     piece += pieces.size();
 
     const uint32_t hits = cached[request];
-    counts.hit_blocks += hits;
     used -= hits;
-    cached[request] = 0;
     for (const auto& [next_use, blocks] : pieces) {
       used += blocks;
       if (next_use == kNever) {

@@ -8,8 +8,8 @@
 namespace kvcore {
 
 struct OptimalCounts {
-  uint64_t hit_blocks = 0;  // of cached prefixes, over all requests
-  uint64_t evictions = 0;   // blocks that were kept and left to make room
+  std::vector<uint32_t> hit_blocks;  // of the cached prefix of each request
+  uint64_t evictions = 0;            // blocks that were kept and left to make room
 };
 
 // What the best possible prefix cache would find, knowing the future: Belady with bypass. After
@@ -22,8 +22,8 @@ struct OptimalCounts {
 //
 // The cached blocks whose next use is request r are an unbroken piece of r's chain that ends where
 // its cached prefix ends. So a number a request is all the state: it loses from its deep end, and
-// when r comes it is r's hits. Building costs a pass over the blocks; a run costs O(log requests)
-// for each piece of a request with one next use, whatever its length.
+// when r comes it is r's hits for good. Building costs a pass over the blocks; a run costs O(log
+// requests) for each piece of a request with one next use, whatever its length.
 //
 // L. A. Belady, "A study of replacement algorithms for a virtual-storage computer", 1966.
 // Immutable, so safe to share between threads.

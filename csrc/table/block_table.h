@@ -43,6 +43,13 @@ class BlockTable {
   std::span<BlockId> block_ids(SpanId id) noexcept;
   std::span<const BlockId> block_ids(SpanId id) const noexcept;
 
+  // The nearest span above that has blocks, if it stands in the same tenant's order, or kRootSpan.
+  SpanId above(SpanId id) const noexcept {
+    SpanId up = (*this)[id].parent;
+    while ((*this)[up].vacant) up = (*this)[up].parent;
+    return (*this)[up].tenant == (*this)[id].tenant ? up : kRootSpan;
+  }
+
   struct Step {
     SpanId span = kRootSpan;  // kRootSpan: no child matches
     uint32_t matched = 0;     // blocks of it that match, from its start

@@ -1,1 +1,1 @@
-"""Benchmarks of hash, table and cache: each beside its peers in the same run, answers asserted."""
+"""Benchmarks of kvcore beside its peers: both in the same run, answers asserted."""

@@ -6,23 +6,27 @@ object.
 
 from __future__ import annotations
 
-import gc
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from time import perf_counter_ns
 
 import numpy as np
 import numpy.typing as npt
 
 from kvcore import PrefixCache
-from kvcore.bench.harness import Row, check, collector_off, make_row
+from kvcore.bench.harness import (
+    Row,
+    check,
+    collector_off,
+    in_new_process,
+    make_row,
+    resident_bytes,
+)
 from kvcore.bench.peers import DynamoTree, Hashes, OrderedBlocks, keys_of
 
 _REFILL_BYTES = 8 << 20
+_PIECE_BYTES = 64 << 10
 # A hash and the id of its place: less cannot tell where a block is.
 _HASH_AND_ID_BYTES = 20.0
 
@@ -36,7 +40,7 @@ def run(quick: bool) -> Iterator[Row]:
 
 def _calls(num_blocks: int, call_blocks: int) -> Iterator[Row]:
     """Calls that reserve and commit new chains, beside an empty loop for as long after each."""
-    report = _in_new_process("calls", num_blocks, call_blocks)
+    report = in_new_process(__spec__.name, "calls", num_blocks, call_blocks)
     for name in ("median", "p99.9", "longest"):
         case = f"grow to {num_blocks:,} in calls of {call_blocks}: {name}"
         limits = {"empty loop": report[f"idle {name}"]}
@@ -61,19 +65,10 @@ def _memory(num_blocks: int, peer_blocks: int, spans: tuple[int, ...]) -> Iterat
 
 
 def _bytes_a_block(kind: str, num_blocks: int, span_blocks: int) -> float:
-    return _in_new_process(kind, num_blocks, span_blocks)["bytes a block"]
+    return in_new_process(__spec__.name, kind, num_blocks, span_blocks)["bytes a block"]
 
 
-def _in_new_process(kind: str, num_blocks: int, span_blocks: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "kvcore.bench.growth", kind, str(num_blocks), str(span_blocks)]
-    done = subprocess.run(command, stdout=subprocess.PIPE)
-    if done.returncode != 0:
-        raise ChildProcessError(f"{' '.join(command)} ended with status {done.returncode}")
-    report: dict[str, float] = json.loads(done.stdout)
-    return report
-
-
-class _Chains:
+class Chains:
     """Random chains without end, in memory that is all taken before anything is measured."""
 
     def __init__(self, chain_blocks: int) -> None:
@@ -90,7 +85,11 @@ class _Chains:
             yield from self._buffer[: num_blocks // self._shape[1] - start]
 
     def _refill(self) -> None:
-        np.copyto(self._buffer, self._random.integers(0, 256, self._shape, np.uint8))
+        flat = self._buffer.reshape(-1)
+        # In pieces for which malloc asks the system for nothing.
+        for start in range(0, len(flat), _PIECE_BYTES):
+            piece = flat[start : start + _PIECE_BYTES]
+            piece[:] = self._random.integers(0, 256, len(piece), np.uint8)
 
 
 def _measure_calls(num_blocks: int, call_blocks: int) -> dict[str, float]:
@@ -98,7 +97,7 @@ def _measure_calls(num_blocks: int, call_blocks: int) -> dict[str, float]:
     took, idle = np.zeros((2, num_calls), np.int64)
     cache = PrefixCache(num_blocks)
     with collector_off():
-        for i, chain in enumerate(_Chains(call_blocks).take(num_blocks)):
+        for i, chain in enumerate(Chains(call_blocks).take(num_blocks)):
             start = perf_counter_ns()
             reservation = cache.reserve(chain)
             reservation.commit()
@@ -125,12 +124,12 @@ def _percentiles(nanoseconds: npt.NDArray[np.int64]) -> dict[str, float]:
 
 
 def _measure_memory(num_blocks: int, span_blocks: int) -> dict[str, float]:
-    chains = _Chains(span_blocks)
-    before = _resident_bytes()
+    chains = Chains(span_blocks)
+    before = resident_bytes()
     cache = PrefixCache(num_blocks)
     for chain in chains.take(num_blocks):
         cache.reserve(chain).commit()
-    grown = _resident_bytes() - before
+    grown = resident_bytes() - before
     _check_full(cache, num_blocks // span_blocks, chain)
     return {"bytes a block": grown / num_blocks}
 
@@ -156,17 +155,11 @@ def _measure_dynamo(num_blocks: int, span_blocks: int) -> dict[str, float]:
 def _measure_peer(
     num_blocks: int, span_blocks: int, fill: Callable[[Hashes], None]
 ) -> dict[str, float]:
-    chains = _Chains(span_blocks)
-    before = _resident_bytes()
+    chains = Chains(span_blocks)
+    before = resident_bytes()
     for chain in chains.take(num_blocks):
         fill(chain)
-    return {"bytes a block": (_resident_bytes() - before) / num_blocks}
-
-
-def _resident_bytes() -> int:
-    gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return {"bytes a block": (resident_bytes() - before) / num_blocks}
 
 
 _KINDS = {

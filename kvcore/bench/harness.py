@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from reprlib import repr as short_repr
 from statistics import median
 from time import perf_counter_ns
@@ -165,6 +169,23 @@ def collector_off() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+def in_new_process(module: str, *arguments: object) -> dict[str, float]:
+    """What ``python -m module arguments...`` prints: a JSON object of figures."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE)
+    if done.returncode != 0:
+        raise ChildProcessError(f"{' '.join(command)} ended with status {done.returncode}")
+    report: dict[str, float] = json.loads(done.stdout)
+    return report
+
+
+def resident_bytes() -> int:
+    """Memory of this process, without the pages of files that are mapped."""
+    gc.collect()
+    _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
 @cache

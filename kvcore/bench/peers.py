@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
+from math import ceil, log2
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kvcore import PrefixCache
+from kvcore import PrefixCache, RequestInfo
 from kvcore.bench.harness import check, find_peer
 
 Hashes = npt.NDArray[np.uint8]
@@ -24,6 +26,19 @@ Numbers = npt.NDArray[np.int64]
 # libCacheSim's oracleGeneral trace; the next access is not known.
 _REQUEST = np.dtype([("time", "<u4"), ("id", "<u8"), ("size", "<u4"), ("next_access", "<i8")])
 _UNKNOWN = -2
+# Our policies by the name of libCacheSim's; what reads the paper otherwise is told with it.
+_SIMULATED = {
+    "arc": "ARC",
+    "fifo": "FIFO",
+    "lfu": "LFUDA",  # with dynamic ageing
+    "lru": "LRU",
+    "lru2": "LRUK",  # what was used once leaves first in, first out
+    "mq": "MQ",  # a fixed life of 10,000 requests
+    "s3fifo": "S3FIFO",
+    "sieve": "Sieve",
+    "slru": "SLRU",  # four segments
+    "wtinylfu": "WTinyLFU",  # a fixed window
+}
 
 
 def random_chains(seed: int, num_chains: int, num_blocks: int) -> Hashes:
@@ -43,13 +58,24 @@ def numbers_of(hashes: Hashes) -> Numbers:
     return hashes.reshape(-1, 16).view(np.int64)[:, 0] & (2**63 - 1)
 
 
-def grown_cache(chains: Hashes, span_blocks: int, policy: str = "lru") -> PrefixCache:
+def arrivals() -> Iterator[RequestInfo]:
+    """Requests without end, one a millisecond."""
+    return (RequestInfo(arrival_us=now_us) for now_us in count(0, 1_000))
+
+
+def grown_cache(
+    chains: Hashes,
+    span_blocks: int,
+    policy: str = "lru",
+    requests: Iterator[RequestInfo] | None = None,
+) -> PrefixCache:
     """A cache full of these chains, which have grown turn by turn, one span at a time."""
     num_chains, chain_blocks = chains.shape[:2]
     cache = PrefixCache(num_chains * chain_blocks, policy)
+    requests = requests or arrivals()
     for end in range(span_blocks, chain_blocks + 1, span_blocks):
         for chain in chains:
-            cache.reserve(chain[:end]).commit()
+            cache.reserve(chain[:end], next(requests)).commit()
     stats = cache.stats()
     check("free blocks of a full cache", stats.free_blocks, 0)
     check("spans of a full cache", stats.num_spans, num_chains * chain_blocks // span_blocks)
@@ -134,11 +160,17 @@ class CacheSimulator:
     """libCacheSim, driven by its fastest way: requests in a mapped file, looped over in C.
 
     It finds, evicts and inserts objects one at a time and knows no chains; nothing tells who left.
-    Its table has the default size, with which it was fastest.
+    Its table has the default size, with which it was fastest, or that of what is resident.
     """
 
     def __init__(
-        self, library: Any, policy: str, resident: Numbers, others: Numbers | None = None
+        self,
+        library: Any,
+        policy: str,
+        resident: Numbers,
+        others: Numbers | None = None,
+        *,
+        table_fits: bool = False,
     ) -> None:
         numbers = resident if others is None else np.concatenate([resident, others])
         requests = np.zeros(len(numbers), _REQUEST)
@@ -151,16 +183,38 @@ class CacheSimulator:
             path = Path(directory, "requests.bin")
             requests.tofile(path)
             self._reader = library.TraceReader(str(path), kind)  # maps it
-        self._cache = getattr(library, policy.upper())(cache_size=len(resident))
+        size = {"hashpower": ceil(log2(len(resident)))} if table_fits else {}
+        self._cache = getattr(library, _SIMULATED[policy])(cache_size=len(resident), **size)
         self.run(0, len(resident))
+
+    @staticmethod
+    def has(policy: str) -> bool:
+        """Whether it is installed and has the policy."""
+        return find_peer("libcachesim", "libcachesim") is not None and policy in _SIMULATED
 
     @classmethod
     def find(
-        cls, policy: str, resident: Numbers, others: Numbers | None = None
+        cls,
+        policy: str,
+        resident: Numbers,
+        others: Numbers | None = None,
+        *,
+        table_fits: bool = False,
     ) -> CacheSimulator | None:
-        """One that is full of `resident`, and may be asked for `others` after them."""
+        """One that is full of `resident`, and may be asked for `others` after them.
+
+        None where it is not installed or does not have the policy.
+        """
+        if not cls.has(policy):
+            return None
         library = find_peer("libcachesim", "libcachesim")
-        return None if library is None else cls(library, policy, resident, others)
+        return cls(library, policy, resident, others, table_fits=table_fits)
+
+    @staticmethod
+    def name(policy: str) -> str:
+        """What results call it: with the name that the policy has there, if that is another."""
+        theirs = _SIMULATED[policy]
+        return "libCacheSim" if theirs.lower() == policy else f"libCacheSim {theirs}"
 
     def run(self, start: int, num_requests: int) -> tuple[float, float]:
         """Ask for so many numbers; the share that missed, of objects and of bytes."""

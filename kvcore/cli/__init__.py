@@ -10,7 +10,7 @@ import click
 from kvcore import __version__
 
 _COMMANDS = {
-    "bench": "Measure hash, table and cache beside their peers.",
+    "bench": "Measure hash, table, cache and eviction beside their peers.",
     "mrc": "Print LRU's hit ratio against capacity, and its knee.",
     "replay": "Replay traces through the cache: hit ratio by policy and capacity.",
     "workload": "Write a synthetic trace.",

@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from kvcore.cli.lines import LineStyle, line_styles
 from kvcore.sim import ReplayResult
-from kvcore.sim.optimum import OPTIMUM
 
 _PANEL_INCHES = (5.0, 3.8)
+_LEGEND_INCHES = 1.3
 _DPI = 120
 
 
@@ -22,18 +23,25 @@ def hit_ratio_png(results: Sequence[ReplayResult], infinite: Mapping[str, float]
     `infinite` has for each trace the token hit ratio of a cache that never evicts.
     """
     traces = list(dict.fromkeys(result.trace for result in results))
+    styles = line_styles(result.policy for result in results)
     width, height = _PANEL_INCHES
-    figure = Figure(figsize=(width * len(traces), height), dpi=_DPI, layout="constrained")
-    for axes, trace in zip(figure.subplots(1, len(traces), squeeze=False)[0], traces, strict=True):
-        _draw_panel(axes, trace, [result for result in results if result.trace == trace])
+    size = (width * len(traces) + _LEGEND_INCHES, height)
+    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    panels = figure.subplots(1, len(traces), squeeze=False)[0]
+    for axes, trace in zip(panels, traces, strict=True):
+        mine = [result for result in results if result.trace == trace]
         axes.axhline(100 * infinite[trace], color="0.5", linestyle=":", label="infinite cache")
-        axes.legend(title="policy")
+        _draw_panel(axes, trace, mine, styles)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, title="policy", loc="outside right upper", fontsize="small")
     image = BytesIO()
     figure.savefig(image, format="png")
     return image.getvalue()
 
 
-def _draw_panel(axes: Axes, trace: str, results: Sequence[ReplayResult]) -> None:
+def _draw_panel(
+    axes: Axes, trace: str, results: Sequence[ReplayResult], styles: Mapping[str, LineStyle]
+) -> None:
     for policy in dict.fromkeys(result.policy for result in results):
         line = sorted(
             (result.capacity_blocks, 100 * result.token_hit_ratio)
@@ -41,8 +49,17 @@ def _draw_panel(axes: Axes, trace: str, results: Sequence[ReplayResult]) -> None
             if result.policy == policy
         )
         blocks, percent = zip(*line, strict=True)
-        color, dashes = ("black", "--") if policy == OPTIMUM else (None, "-")
-        axes.plot(blocks, percent, dashes, color=color, marker="o", markersize=4, label=policy)
+        style = styles[policy]
+        axes.plot(
+            blocks,
+            percent,
+            color=style.color or "black",
+            linestyle=(0, style.dashes) if style.dashes else "-",
+            linewidth=1.3,
+            marker=style.marker,
+            markersize=4,
+            label=policy,
+        )
     labels = {result.capacity_blocks: result.capacity for result in results}
     axes.set_xscale("log")
     axes.set_xticks(list(labels), list(labels.values()))

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from types import FrameType
@@ -24,7 +23,8 @@ from kvcore._core import POLICIES
 from kvcore.cli import InputError
 from kvcore.cli.inputs import check_output, listed, open_trace, parse_capacities
 from kvcore.machine import replace_file, usable_cores, write_report
-from kvcore.sim import ReplayResult, Trace, sweep
+from kvcore.sim import EqualCapacity, Prefill, ReplayResult, Trace, equal_capacities, sweep
+from kvcore.sim.equal import LRU, effective_gain, mean_less
 from kvcore.sim.optimum import OPTIMUM, infinite_token_hit_ratio
 
 _PIPED_WIDTH = 160
@@ -34,8 +34,14 @@ _HEADINGS = (
     "token\nhit %",
     "block\nhit %",
     "evictions",
-    "seconds",
+    "p90\nTTFT s",
     "ns/block",
+)
+
+
+_REPORT_HELP = (
+    "Write a page (HTML) here: curves, how much of the gap to the optimum is closed, the capacity "
+    "needed to equal LRU, times to first token, survival of blocks. LRU and the optimum are added."
 )
 
 
@@ -60,6 +66,19 @@ _HEADINGS = (
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write a report here.")
 @click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="Draw a PNG here.")
+@click.option("--report", "report_path", type=click.Path(path_type=Path), help=_REPORT_HELP)
+@click.option(
+    "--engines",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Engines that prefill, for the times to first token.",
+)
+@click.option(
+    "--prefill-tokens-per-s",
+    type=float,
+    help="Of all engines; by default twice what the trace asks for.",
+)
 @click.option(
     "--jobs", type=click.IntRange(min=1), help="Processes at a time, by default one a core."
 )
@@ -69,27 +88,45 @@ def replay(
     capacities: str,
     json_path: Path | None,
     plot_path: Path | None,
+    report_path: Path | None,
+    engines: int,
+    prefill_tokens_per_s: float | None,
     jobs: int | None,
 ) -> None:
     """Replay traces through the cache: hit ratio by policy and capacity.
 
     A TRACE is Mooncake JSONL, Qwen-Bailian JSONL or kvt CSV, plain or compressed with gzip or
     zstd; what it is shows from its content.
+
+    Times to first token (TTFT) are those of a simple model: requests wait, first come, first
+    served, for an engine that then computes their uncached tokens.
     """
     policy_names = _policies(policies)
     sizes = parse_capacities(capacities)
-    _check_outputs(json_path, plot_path)
-    infinite: dict[str, float] = {}
-    with _progress(len(traces) + len(traces) * len(policy_names) * len(sizes)) as advance:
+    prefill = _prefill(engines, prefill_tokens_per_s)
+    _check_outputs(json_path, plot_path, report_path)
+    if report_path is not None:
+        policy_names = list(dict.fromkeys([LRU, *policy_names, OPTIMUM]))
+    equals: list[EqualCapacity] = []
+    num_replays = len(traces) * len(policy_names) * len(sizes)
+    num_searches = 0 if report_path is None else num_replays
+    with _progress(len(traces) + num_replays + num_searches) as advance:
         try:
             with _terminable():
+                requests = list(_read(traces, advance))
+                workers = jobs or usable_cores()
                 results = sweep(
-                    _read(traces, infinite, advance),
+                    requests,
                     policy_names,
                     sizes,
-                    jobs or usable_cores(),
+                    workers,
                     lambda result: advance("replaying"),
+                    prefill,
                 )
+                if report_path is not None:
+                    equals = equal_capacities(
+                        requests, results, workers, lambda equal: advance("searching")
+                    )
         except BrokenProcessPool:
             raise click.ClickException(
                 "a replay process died; was there too little memory?"
@@ -97,12 +134,20 @@ def replay(
         except OSError as error:
             raise click.ClickException(f"the replay could not go on: {error}") from None
     _print_tables(results)
+    if report_path is not None:
+        _print_equals(equals)
     if json_path is not None:
-        write_report(json_path, [asdict(result) for result in results])
+        write_report(json_path, _rows(results, equals))
     if plot_path is not None:
         from kvcore.cli.plot import hit_ratio_png
 
+        infinite = {trace.name: infinite_token_hit_ratio(trace) for trace in requests}
         replace_file(plot_path, hit_ratio_png(results, infinite))
+    if report_path is not None:
+        from kvcore.cli.report import report_page
+
+        page = report_page(requests, results, equals, prefill)
+        replace_file(report_path, page.encode())
 
 
 def _policies(text: str) -> list[str]:
@@ -116,9 +161,29 @@ def _policies(text: str) -> list[str]:
     return list(names)
 
 
-def _check_outputs(json_path: Path | None, plot_path: Path | None) -> None:
+def _prefill(engines: int, tokens_per_s: float | None) -> Prefill:
+    try:
+        return Prefill(engines, tokens_per_s)
+    except ValueError as error:
+        raise InputError(f"--prefill-tokens-per-s: {error}") from None
+
+
+def _rows(results: list[ReplayResult], equals: list[EqualCapacity]) -> list[dict[str, object]]:
+    """Rows of the report; `blocks_to_equal_lru` is None where nobody searched for it."""
+    found = {(e.trace, e.policy, e.capacity): e.policy_blocks for e in equals}
+    return [
+        result.row()
+        | {"blocks_to_equal_lru": found.get((result.trace, result.policy, result.capacity))}
+        for result in results
+    ]
+
+
+def _check_outputs(
+    json_path: Path | None, plot_path: Path | None, report_path: Path | None
+) -> None:
     check_output("--json", json_path)
     check_output("--plot", plot_path)
+    check_output("--report", report_path)
     if plot_path is None:
         return
     if plot_path.suffix.lower() != ".png":
@@ -129,18 +194,11 @@ def _check_outputs(json_path: Path | None, plot_path: Path | None) -> None:
         raise InputError("--plot needs matplotlib: pip install 'kvcore[plot]'") from None
 
 
-def _read(
-    paths: tuple[Path, ...], infinite: dict[str, float], advance: Callable[[str], None]
-) -> Iterator[Trace]:
-    """Traces by file name, by path where two files have the same name.
-
-    Notes in `infinite` what a cache that never evicts finds in each.
-    """
+def _read(paths: tuple[Path, ...], advance: Callable[[str], None]) -> Iterator[Trace]:
+    """Traces by file name, by path where two files have the same name."""
     names = Counter(path.name for path in paths)
     for path in paths:
-        trace = open_trace(path, path.name if names[path.name] == 1 else str(path))
-        infinite[trace.name] = infinite_token_hit_ratio(trace)
-        yield trace
+        yield open_trace(path, path.name if names[path.name] == 1 else str(path))
         advance("reading")
 
 
@@ -175,6 +233,24 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
+def _print_equals(equals: list[EqualCapacity]) -> None:
+    """How much less room than LRU each policy needs, over all traces and capacities."""
+    console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+    table = Table(
+        title="capacity needed to equal LRU, mean of all capacities and traces",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("policy", no_wrap=True)
+    for heading in ("% less", "effective\ncapacity, % more"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for policy in dict.fromkeys(equal.policy for equal in equals):
+        less = mean_less(equal for equal in equals if equal.policy == policy)
+        table.add_row(policy, f"{100 * less:.1f}", f"{100 * effective_gain(less):.1f}")
+    console.print(table)
+
+
 def _print_tables(results: list[ReplayResult]) -> None:
     """One table a trace, of hits in percent, in 80 columns; a pipe gets as many as it takes."""
     console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
@@ -193,7 +269,7 @@ def _print_tables(results: list[ReplayResult]) -> None:
                 f"{100 * row.token_hit_ratio:.2f}",
                 f"{100 * row.block_hit_ratio:.2f}",
                 f"{row.evictions:,}",
-                f"{row.seconds:.3f}",
+                f"{row.ttft.p90_s:.3f}",
                 f"{row.ns_per_block:.1f}",
             )
         console.print(table)

@@ -6,13 +6,14 @@ from time import perf_counter
 
 from kvcore._core import OptimalReplay
 from kvcore.sim.replay import Capacity, ReplayResult, replay_result
+from kvcore.sim.timing import HALF_BUSY, Prefill
 from kvcore.sim.trace import Trace
 
 OPTIMUM = "opt"
 """What results call the optimum, beside the names of policies."""
 
 
-def optimum(trace: Trace, capacity: Capacity) -> ReplayResult:
+def optimum(trace: Trace, capacity: Capacity, prefill: Prefill = HALF_BUSY) -> ReplayResult:
     """What the best possible prefix cache finds, knowing the future: Belady with bypass.
 
     After each request, of the blocks that were cached or came, those that are asked for soonest
@@ -23,6 +24,7 @@ def optimum(trace: Trace, capacity: Capacity) -> ReplayResult:
     ----------
     trace : Trace
     capacity : Capacity
+    prefill : how prompts are computed, for the times to first token
 
     Returns
     -------
@@ -45,7 +47,7 @@ def optimum(trace: Trace, capacity: Capacity) -> ReplayResult:
     start = perf_counter()
     hit_blocks, evictions = OptimalReplay(trace.block_ids, trace.offsets).run(num_blocks)
     seconds = perf_counter() - start
-    return replay_result(trace, OPTIMUM, capacity, hit_blocks, evictions, seconds)
+    return replay_result(trace, OPTIMUM, capacity, prefill, hit_blocks, evictions, seconds)
 
 
 def infinite_token_hit_ratio(trace: Trace) -> float:

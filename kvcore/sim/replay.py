@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from array import array
+from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
 from time import perf_counter
 
+import numpy as np
+import numpy.typing as npt
+
 from kvcore._core import PrefixCache, RequestInfo
 from kvcore.hashing import BlockHasher
+from kvcore.sim.timing import HALF_BUSY, Prefill, Ttft, summarise, ttft_s
 from kvcore.sim.trace import Trace
 
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,9})?)%", re.ASCII)
@@ -52,7 +57,7 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """What one policy reached on one trace at one capacity; the fields are those of a report's row.
+    """What one policy reached on one trace at one capacity.
 
     Attributes
     ----------
@@ -66,10 +71,14 @@ class ReplayResult:
         Blocks in cached prefixes over block references, 0 to 1.
     evictions : int
         Blocks that were evicted.
+    ttft : Ttft
+        Time to first token, by the model that was asked for.
     seconds : float
         Time of the whole replay: hashing, matching, reserving, evicting, publishing.
     ns_per_block : float
         The same, for each block reference.
+    hit_blocks : uint32[num_requests]
+        Blocks of the cached prefix of each request.
     """
 
     trace: str
@@ -79,11 +88,21 @@ class ReplayResult:
     token_hit_ratio: float
     block_hit_ratio: float
     evictions: int
+    ttft: Ttft
     seconds: float
     ns_per_block: float
+    hit_blocks: npt.NDArray[np.uint32] = field(repr=False, compare=False)
+
+    def row(self) -> dict[str, object]:
+        """The fields of a report's row: all but `hit_blocks`, those of `ttft` by themselves."""
+        row = {f.name: getattr(self, f.name) for f in fields(self)}
+        del row["hit_blocks"]
+        return row | {f"ttft_{name}": s for name, s in asdict(row.pop("ttft")).items()}
 
 
-def replay(trace: Trace, policy: str, capacity: Capacity) -> ReplayResult:
+def replay(
+    trace: Trace, policy: str, capacity: Capacity, prefill: Prefill = HALF_BUSY
+) -> ReplayResult:
     """Drive a fresh `PrefixCache` with the requests of a trace, one after the other.
 
     Each request acquires its cached prefix, reserves all of its blocks, publishes the new ones
@@ -94,6 +113,7 @@ def replay(trace: Trace, policy: str, capacity: Capacity) -> ReplayResult:
     trace : Trace
     policy : name of an eviction policy of `PrefixCache`
     capacity : Capacity
+    prefill : how prompts are computed, for the times to first token
 
     Returns
     -------
@@ -108,37 +128,47 @@ def replay(trace: Trace, policy: str, capacity: Capacity) -> ReplayResult:
     start = perf_counter()
     hit_blocks = _drive(cache, trace)
     seconds = perf_counter() - start
-    return replay_result(trace, policy, capacity, hit_blocks, cache.stats().evictions, seconds)
+    evictions = cache.stats().evictions
+    return replay_result(trace, policy, capacity, prefill, hit_blocks, evictions, seconds)
 
 
 def replay_result(
-    trace: Trace, policy: str, capacity: Capacity, hit_blocks: int, evictions: int, seconds: float
+    trace: Trace,
+    policy: str,
+    capacity: Capacity,
+    prefill: Prefill,
+    hit_blocks: npt.NDArray[np.uint32],
+    evictions: int,
+    seconds: float,
 ) -> ReplayResult:
     """The row of a report, from what was counted."""
     references = max(1, trace.num_blocks)
     input_tokens = max(1, int(trace.input_tokens.sum()))
+    total_hit_blocks = int(hit_blocks.sum())
     return ReplayResult(
         trace=trace.name,
         policy=policy,
         capacity=capacity.text,
         capacity_blocks=capacity.blocks(trace.num_unique_blocks),
-        token_hit_ratio=hit_blocks * trace.block_tokens / input_tokens,
-        block_hit_ratio=hit_blocks / references,
+        token_hit_ratio=total_hit_blocks * trace.block_tokens / input_tokens,
+        block_hit_ratio=total_hit_blocks / references,
         evictions=evictions,
+        ttft=summarise(ttft_s(trace, hit_blocks, prefill)),
         seconds=seconds,
         ns_per_block=seconds * 1e9 / references,
+        hit_blocks=hit_blocks,
     )
 
 
-def _drive(cache: PrefixCache, trace: Trace) -> int:
-    """Returns the number of blocks that were found."""
+def _drive(cache: PrefixCache, trace: Trace) -> npt.NDArray[np.uint32]:
+    """Returns the number of blocks that were found, for each request."""
     # A block id stands for one token: equal hashes are equal chains of ids, so equal prefixes.
     hash_chain = BlockHasher(1, "xxh3_128").hash
     block_ids = trace.block_ids
     offsets = trace.offsets.tolist()
     kinds = [trace.kinds[kind] for kind in trace.kind.tolist()]
     sessions = [str(session) if session >= 0 else "" for session in trace.session.tolist()]
-    hit_blocks = 0
+    hit_blocks = array("I")
     for begin, end, arrival_us, output_tokens, session, kind in zip(
         offsets[:-1],
         offsets[1:],
@@ -151,8 +181,8 @@ def _drive(cache: PrefixCache, trace: Trace) -> int:
         hashes = hash_chain(block_ids[begin:end])
         request = RequestInfo(session=session, kind=kind, arrival_us=arrival_us)
         lease = cache.acquire(hashes, request)
-        hit_blocks += lease.num_blocks
+        hit_blocks.append(lease.num_blocks)
         cache.reserve(hashes, request).commit()
         lease.release()
         cache.finish(request, output_tokens)
-    return hit_blocks
+    return np.array(hit_blocks, np.uint32)

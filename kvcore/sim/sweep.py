@@ -1,17 +1,13 @@
-"""Replays many (trace, policy, capacity) in parallel processes."""
+"""Replays many (trace, policy, capacity)."""
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 
 from kvcore.sim.optimum import OPTIMUM, optimum
+from kvcore.sim.parallel import map_traces
 from kvcore.sim.replay import Capacity, ReplayResult, replay
+from kvcore.sim.timing import HALF_BUSY, Prefill
 from kvcore.sim.trace import Trace
 
 
@@ -21,6 +17,7 @@ def sweep(
     capacities: Sequence[Capacity],
     jobs: int,
     on_result: Callable[[ReplayResult], None] = lambda result: None,
+    prefill: Prefill = HALF_BUSY,
 ) -> list[ReplayResult]:
     """Replay every trace with every policy at every capacity.
 
@@ -34,6 +31,7 @@ def sweep(
     capacities : capacities to try
     jobs : number of processes; 1 replays in this one
     on_result : called in this process after each replay, in the order in which they end
+    prefill : how prompts are computed, for the times to first token
 
     Returns
     -------
@@ -45,74 +43,18 @@ def sweep(
     concurrent.futures.process.BrokenProcessPool
         If a process died, for want of memory for instance.
     """
-    with tempfile.TemporaryDirectory(prefix="kvcore-replay-") as root:
-        directories = list(_save(traces, Path(root)))
-        tasks = [(d, p, c) for d in directories for p in policies for c in capacities]
-        if jobs == 1 or len(tasks) == 1:
-            results = []
-            for task in tasks:
-                results.append(_replay_saved(*task))
-                on_result(results[-1])
-            return results
-        with _processes(min(jobs, len(tasks))) as pool:
-            with _signals_deferred():
-                futures = [pool.submit(_replay_saved, *task) for task in tasks]
-            for future in as_completed(futures):
-                on_result(future.result())
-        return [future.result() for future in futures]
+    items = [(policy, capacity, prefill) for policy in policies for capacity in capacities]
+    return map_traces(_replay, traces, lambda trace: items, jobs, on_result)
 
 
-def _replay_saved(directory: Path, policy: str, capacity: Capacity) -> ReplayResult:
-    trace = Trace.load(directory)
-    return optimum(trace, capacity) if policy == OPTIMUM else replay(trace, policy, capacity)
+def _replay(trace: Trace, item: tuple[str, Capacity, Prefill]) -> ReplayResult:
+    return replay_any(trace, *item)
 
 
-def _save(traces: Iterable[Trace], root: Path) -> Iterator[Path]:
-    for number, trace in enumerate(traces):
-        directory = root / str(number)
-        directory.mkdir()
-        trace.save(directory)
-        yield directory
-
-
-@contextmanager
-def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool that, left by an error or an interrupt, stops its processes instead of waiting."""
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(
-        count,
-        # fork is unsafe beside threads, such as that of a progress bar.
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=signal.pthread_sigmask,
-        initargs=(signal.SIG_UNBLOCK, {signal.SIGTERM}),
-    )
-    try:
-        yield pool
-    except BaseException:
-        for process in set(multiprocessing.active_children()) - others:
-            process.kill()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _signals_deferred() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back while processes start, so that none is left half started.
-
-    The processes inherit the mask: on a terminal Ctrl-C then reaches this one alone, which stops
-    the others without a traceback from each. The mask would not do here, since a signal may come
-    by any thread, such as one of NumPy's.
-    """
-    caught: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = [signal.signal(n, lambda number, frame: caught.append(number)) for n in numbers]
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number, handler in zip(numbers, handlers, strict=True):
-            signal.signal(number, handler)
-        for late in caught:
-            signal.raise_signal(late)
+def replay_any(
+    trace: Trace, policy: str, capacity: Capacity, prefill: Prefill = HALF_BUSY
+) -> ReplayResult:
+    """A replay with a policy of the cache, or with the optimum."""
+    if policy == OPTIMUM:
+        return optimum(trace, capacity, prefill)
+    return replay(trace, policy, capacity, prefill)

@@ -76,6 +76,18 @@ TEST_CASE("ghosts agree with a list of single blocks") {
   }
 }
 
+TEST_CASE("a run that goes on as it began is trimmed, not lost") {
+  const std::vector<BlockHash> chain = chain_of(std::vector<uint32_t>{1, 2});
+  const std::vector<BlockHash> repeats{chain[0], chain[0], chain[1]};  // no chain at all
+  GhostLists ghosts(10);
+  ghosts.add(GhostLists::kFirst, repeats, 5);
+  CHECK(ghosts.take(chain).blocks == 1);
+  ghosts.check_invariants();
+  CHECK(ghosts.size(GhostLists::kFirst) == 2);
+  CHECK(ghosts.take(chain).blocks == 2);
+  CHECK(ghosts.size(GhostLists::kFirst) == 0);
+}
+
 TEST_CASE("a ghost costs four bytes, a run of them a record and a slot") {
   constexpr uint32_t kRuns = 10'000, kLength = 100;
   GhostLists ghosts(size_t{kRuns} * kLength);

@@ -22,6 +22,11 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol
 
 from models.block import Block
+from models.fifo_model import FifoModel
+from models.lfu_model import LfuModel
+from models.s3fifo_model import S3FifoModel
+from models.sieve_model import SieveModel
+from models.slru_model import SlruModel
 
 Leaf = Callable[[Block], bool]
 
@@ -145,4 +150,12 @@ class ArcModel:
             self.b2.popitem(last=False)
 
 
-POLICY_MODELS: dict[str, Callable[[int], PolicyModel]] = {"lru": LruModel, "arc": ArcModel}
+POLICY_MODELS: dict[str, Callable[[int], PolicyModel]] = {
+    "lru": LruModel,
+    "fifo": FifoModel,
+    "slru": SlruModel,
+    "sieve": SieveModel,
+    "s3fifo": S3FifoModel,
+    "lfu": LfuModel,
+    "arc": ArcModel,
+}

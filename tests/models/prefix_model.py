@@ -61,7 +61,7 @@ class ModelCache:
         request = request or object()
         wanted = len(missing) + sum(block.vacant for block in asked)
         if self.tenants:
-            self.tenants.begin(request, wanted)
+            self.tenants.begin(request, wanted, [block for block in asked if not block.vacant])
         self.policy.remember(missing, request)
         evicted = self._make_room(wanted, asked)
 

@@ -46,9 +46,11 @@ class TenantsModel:
         name = request.tenant if isinstance(request, RequestInfo) else ""
         return self.index.get(name, 0)
 
-    def begin(self, request: Hashable, wanted: int) -> None:
+    def begin(self, request: Hashable, wanted: int, found: Sequence[Block]) -> None:
         self.asking = self.tenant_of(request)
         self.wanted = wanted
+        if any(self.owner[block] != self.asking for block in found):
+            self.touch(found, request)
 
     def room(self) -> int:
         account = self.accounts[self.asking]

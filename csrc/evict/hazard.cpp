@@ -1,0 +1,548 @@
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "common/check.h"
+#include "evict/cohorts.h"
+#include "evict/ghost_lists.h"
+#include "evict/hazard_model.h"
+#include "evict/indexed_heap.h"
+#include "evict/policy.h"
+
+namespace kvcore {
+namespace {
+
+// Cohorts by rank; of equal ones the older goes first.
+class RankedCohorts {
+ public:
+  using Id = CohortId;
+
+  explicit RankedCohorts(Cohorts& cohorts) : cohorts_(&cohorts) {}
+
+  bool precedes(CohortId a, CohortId b) const noexcept {
+    const Cohort &first = (*cohorts_)[a], &second = (*cohorts_)[b];
+    if (first.rank != second.rank) return first.rank < second.rank;
+    return first.request < second.request;
+  }
+  uint32_t place(CohortId id) const noexcept { return (*cohorts_)[id].place; }
+  void set_place(CohortId id, uint32_t place) const noexcept { (*cohorts_)[id].place = place; }
+
+ private:
+  Cohorts* cohorts_;
+};
+
+// What is least worth keeping leaves: each block's chance to be used again, by its age and by what
+// its last request was like, is learnt online, and the block with the lowest Gittins index goes
+// (hazard_model.h). What comes is bypassed if it is worth less than all that is there.
+//
+// Blocks with one last user share age, traits and, but for the number of uses, rank; they are a
+// cohort. Cohorts, not blocks, age, are learnt from and are ranked. Of each only the deepest
+// resident span, if nothing holds it, can be the next to leave, so it alone stands in a heap of
+// ranks. When it leaves, the span above takes its place.
+//
+//   1. A request uses a block once, however often it touches it.
+//   2. It continues a session if it holds all blocks of the request that last used the deepest
+//      block known to it. Its pace is how many reuses its session has seen beside how many were
+//      expected: a frailty, as survival analysis has it.
+//   3. Blocks that left are ghosts, at most 4 times as many as the cache has or 65,536 if that is
+//      more: they count uses, tell sessions, and are learnt from. What is forgotten counts neither
+//      as reused nor as not.
+//   4. The ages of cohorts are brought up to date in steps of at most 64 a request, ranks when an
+//      age reaches a new bucket, and two more a request, in turn.
+//
+// A request costs about 26 steps of learning over its life, 300 ns each. Memory: a cohort 112
+// bytes, a ghost 4 to 8 and 43 to 64 a run of them, 90 KiB of weights.
+class HazardPolicy final : public EvictionPolicy {
+ public:
+  HazardPolicy(BlockTable& table, uint32_t num_blocks)
+      : table_(table),
+        max_ghosts_(std::max<uint64_t>(uint64_t{num_blocks} * 4, 65536)),
+        cohorts_(num_blocks + max_ghosts_ + kMaxOpen),
+        heap_(RankedCohorts(cohorts_)),
+        ghosts_(max_ghosts_ + num_blocks + kMaxSpanBlocks),
+        open_(kMaxOpen) {
+    ghosts_.tell_forgotten(&forgotten_);
+  }
+
+  std::span<const uint32_t> remember(std::span<const SpanId> path,
+                                     std::span<const BlockHash> missing,
+                                     const Use& use) noexcept override;
+  void enter(SpanId id, std::optional<uint32_t> position) noexcept override;
+  void touch(std::span<const SpanId> path, const Use& use) noexcept override;
+  void finish(const Use& use, uint64_t output_tokens) noexcept override;
+  void split(SpanId head_id, SpanId tail_id) noexcept override;
+  Victim oldest() noexcept override;
+  void evict(SpanId id, uint32_t blocks) noexcept override;
+  void withdraw(SpanId id, uint32_t blocks) noexcept override;
+  void released(SpanId id) noexcept override;
+  size_t bytes() const noexcept override {
+    return cohorts_.bytes() + heap_.bytes() + ghosts_.bytes() + HazardModel::bytes();
+  }
+  void check_invariants() const override;
+
+ private:
+  static constexpr uint32_t kMaxOpen = 4096;  // requests that may be at work at once
+  static constexpr int kAgedARequest = 64;
+  static constexpr size_t kRankedARequest = 2;
+  static constexpr size_t kMovedARequest = 8;
+  static constexpr int kMaxTries = 8;
+  static constexpr float kSessionMemory = 0.9F;
+  static constexpr float kSessionPrior = 2;
+
+  // Missing blocks that the request brings and of which the same is known.
+  struct Piece {
+    uint32_t begin, blocks;
+    uint8_t uses;  // with this one
+  };
+  // Blocks of one cohort that are used again, until the next ones are of another.
+  struct Reuse {
+    CohortId cohort = kNoCohort;
+    size_t use_class = 0;
+    uint32_t blocks = 0;
+  };
+
+  CohortId cohort_of(const Span& span) const noexcept { return CohortId{span.last_request}; }
+  bool begin(std::span<const SpanId> path, const Use& use) noexcept;
+  void age(int64_t now_us) noexcept;
+  void leave_bucket(CohortId id) noexcept;
+  void use(std::span<const SpanId> path) noexcept;
+  void recall(std::span<const BlockHash> missing) noexcept;
+  void reuse(CohortId id, size_t use_class, uint32_t blocks) noexcept;
+  void learn_reuse() noexcept;
+  void describe(uint32_t known, uint32_t length) noexcept;
+  void forget() noexcept;
+  void bury(CohortId id, uint8_t uses, std::span<const BlockHash> run) noexcept;
+  void lose(CohortId id, size_t use_class, uint32_t blocks) noexcept;
+  void leave(SpanId id) noexcept;
+  void list(CohortId id) noexcept;
+  void unlist(CohortId id) noexcept;
+  void rank(CohortId id) noexcept;
+  float rank_at(const Cohort& cohort) const noexcept;
+
+  BlockTable& table_;
+  const uint64_t max_ghosts_;
+  Cohorts cohorts_;
+  IndexedHeap<RankedCohorts> heap_;
+  std::vector<GhostLists::Forgotten> forgotten_;  // outlives ghosts_
+  GhostLists ghosts_;
+  HazardModel model_;
+  std::vector<CohortId> open_;  // of the requests at work, by serial
+  int64_t now_us_ = 0;
+  size_t next_ranked_ = 0, next_moved_ = 0;
+
+  // Of the request at hand:
+  CohortId current_ = kNoCohort;
+  Reuse reuse_;
+  Cohort previous_{};  // the last user of the deepest block known, as it was before
+  std::span<const BlockHash> missing_;
+  std::vector<Piece> pieces_;      // of missing_
+  std::vector<uint32_t> borders_;  // where they begin
+  size_t last_piece_ = 0;
+  uint32_t incoming_ = 0;  // blocks of missing_ that may still come
+  uint32_t entered_ = 0;   // that have come
+};
+
+size_t class_of(uint32_t uses) noexcept { return HazardModel::use_class(uses); }
+
+uint8_t one_more(uint8_t uses) noexcept {
+  return uses == 255 ? uses : static_cast<uint8_t>(uses + 1);
+}
+
+uint8_t log_of(uint32_t count) noexcept {
+  return static_cast<uint8_t>(std::min<int>(std::bit_width(count), Traits::kMaxLog));
+}
+
+// Half a bit exact.
+uint8_t output_of(uint64_t tokens) noexcept {
+  if (tokens == 0) return 1;
+  tokens = std::min<uint64_t>(tokens, 1 << 15);
+  int bits = std::bit_width(tokens) - 1;
+  bool upper = tokens * tokens >= uint64_t{2} << (2 * bits);
+  return static_cast<uint8_t>(std::min(2 + 2 * bits + upper, 31));
+}
+
+// Finds or makes the cohort of the request at hand; answers whether it is new.
+bool HazardPolicy::begin(std::span<const SpanId> path, const Use& use) noexcept {
+  now_us_ = use.now_us;
+  previous_.request = 0;
+  const uint32_t serial = use.request.serial;
+  CohortId& open = open_[serial % kMaxOpen];
+  if (cohorts_[open].request == serial && open != kNoCohort) {
+    SpanId leaf = cohorts_[open].leaf;
+    if (leaf == kRootSpan || std::find(path.begin(), path.end(), leaf) != path.end()) {
+      current_ = open;
+      return false;
+    }
+  }
+  age(now_us_);
+  for (size_t i = 0; i < kRankedARequest && !heap_.empty(); ++i) {
+    rank(heap_[next_ranked_++ % heap_.size()]);
+  }
+  for (size_t i = 0; i < kMovedARequest && !heap_.empty(); ++i) {
+    CohortId id = heap_[next_moved_++ % heap_.size()];
+    cohorts_[id].rank = rank_at(cohorts_[id]);
+    heap_.moved(id);
+  }
+  current_ = cohorts_.make(now_us_, serial);
+  if (cohorts_[open].request == serial && open != kNoCohort) {  // it branches
+    cohorts_[current_].traits = cohorts_[open].traits;
+    cohorts_[current_].session_hazard = cohorts_[open].session_hazard;
+    cohorts_[current_].session_reuses = cohorts_[open].session_reuses;
+  }
+  cohorts_[current_].traits.kind = static_cast<uint8_t>(use.request.kind_key % Traits::kNumKinds);
+  open = current_;
+  return true;
+}
+
+void HazardPolicy::age(int64_t now_us) noexcept {
+  int left = kAgedARequest;
+  for (int bucket = 0; bucket + 1 < HazardModel::kBuckets; ++bucket) {
+    for (CohortId id; left > 0 && (id = cohorts_.due(bucket, now_us)) != kNoCohort; --left) {
+      leave_bucket(id);
+      if (cohorts_[id].listed) rank(id);
+    }
+  }
+}
+
+// It has grown too old for its bucket, without being used again.
+void HazardPolicy::leave_bucket(CohortId id) noexcept {
+  Cohort& cohort = cohorts_[id];
+  bool deepest = true;  // of the use classes: fewer uses are deeper
+  for (size_t i = 0; i < HazardModel::kUseClasses; ++i) {
+    uint32_t blocks = cohort.blocks[i];
+    if (blocks == 0) continue;
+    float hazard = model_.learn(cohort.traits, i, cohort.bucket, false, blocks);
+    if (deepest) cohort.hazard -= std::log1p(-std::min(hazard, 0.999F));
+    deepest = false;
+  }
+  cohorts_.advance(id);
+}
+
+// The spans of the path get the request at hand as their last user.
+void HazardPolicy::use(std::span<const SpanId> path) noexcept {
+  for (SpanId id : path) {
+    Span& span = table_[id];
+    const CohortId before = cohort_of(span);
+    if (span.vacant || before == current_) continue;
+    if (before != kNoCohort) {
+      if (cohorts_[before].leaf == id) {
+        unlist(before);
+        cohorts_[before].leaf = kRootSpan;
+      }
+      if (cohorts_[before].request == cohorts_[current_].request) {
+        lose(before, class_of(span.list), span.length);
+      } else {
+        reuse(before, class_of(span.list), span.length);
+        span.list = one_more(span.list);
+      }
+    }
+    span.last_request = static_cast<uint32_t>(current_);
+    cohorts_[current_].blocks[class_of(span.list)] += span.length;
+  }
+}
+
+void HazardPolicy::reuse(CohortId id, size_t use_class, uint32_t blocks) noexcept {
+  if (reuse_.cohort != id || reuse_.use_class != use_class) {
+    learn_reuse();
+    reuse_ = {id, use_class, 0};
+  }
+  reuse_.blocks += blocks;
+}
+
+void HazardPolicy::learn_reuse() noexcept {
+  auto [id, use_class, blocks] = std::exchange(reuse_, {});
+  if (blocks == 0) return;
+  const int64_t age_us = now_us_ - cohorts_[id].time_us;
+  const int bucket = HazardModel::bucket_of(age_us);
+  while (cohorts_[id].bucket < bucket) leave_bucket(id);
+  float hazard = model_.learn(cohorts_[id].traits, use_class, bucket, true, blocks);
+  previous_ = cohorts_[id];
+  const int64_t start = HazardModel::edge_us(bucket), end = HazardModel::edge_us(bucket + 1);
+  const float part =
+      static_cast<float>(std::min(age_us, end) - start) / static_cast<float>(end - start);
+  previous_.hazard -= std::log1p(-std::min(hazard, 0.999F)) * part;
+  lose(id, use_class, blocks);
+}
+
+// Looks the missing blocks up among the ghosts.
+void HazardPolicy::recall(std::span<const BlockHash> missing) noexcept {
+  pieces_.clear();
+  borders_.clear();
+  auto add = [this](uint32_t begin, uint32_t blocks, uint8_t uses) {
+    if (!pieces_.empty() && pieces_.back().uses == uses) {
+      pieces_.back().blocks += blocks;
+    } else {
+      pieces_.push_back({begin, blocks, uses});
+      borders_.push_back(begin);
+    }
+  };
+  for (uint32_t i = 0; i < missing.size();) {
+    auto hit = ghosts_.take(missing.subspan(i));
+    forget();
+    if (hit.blocks == 0) {
+      add(i++, 1, 1);
+      continue;
+    }
+    auto uses = static_cast<uint8_t>(hit.value >> 32);
+    CohortId id{static_cast<uint32_t>(hit.value)};
+    if (cohorts_[id].request ==
+        cohorts_[current_].request) {  // it asks again for what it could not get
+      lose(id, class_of(uses), hit.blocks);
+    } else {
+      reuse(id, class_of(uses), hit.blocks);
+      uses = one_more(uses);
+    }
+    add(i, hit.blocks, uses);
+    i += hit.blocks;
+  }
+  last_piece_ = pieces_.size() - 1;
+}
+
+// What the request at hand is like, from the blocks that were known and all that it asks for.
+void HazardPolicy::describe(uint32_t known, uint32_t length) noexcept {
+  Cohort& cohort = cohorts_[current_];
+  Traits& traits = cohort.traits;
+  cohort.length = length;
+  traits.length = log_of(length);
+  traits.fresh = log_of(length - known);
+  if (previous_.request == 0) return;
+  bool continues = previous_.length == known;
+  traits.turn = continues ? std::min<uint8_t>(previous_.traits.turn + 1, Traits::kMaxTurn) : 0;
+  cohort.session_hazard =
+      continues ? kSessionMemory * (previous_.session_hazard + previous_.hazard) : 0;
+  cohort.session_reuses = continues ? kSessionMemory * (previous_.session_reuses + 1) : 0;
+  float ratio = (kSessionPrior + cohort.session_reuses) / (kSessionPrior + cohort.session_hazard);
+  float pace = std::round(3 * std::log2(ratio)) + Traits::kMaxPace / 2;
+  traits.pace = static_cast<uint8_t>(std::clamp(pace, 0.0F, float{Traits::kMaxPace}));
+}
+
+std::span<const uint32_t> HazardPolicy::remember(std::span<const SpanId> path,
+                                                 std::span<const BlockHash> missing,
+                                                 const Use& request) noexcept {
+  begin(path, request);
+  uint32_t resident = 0;
+  size_t unbroken = path.size();
+  for (size_t i = 0; i < path.size(); ++i) {
+    resident += table_[path[i]].length;
+    if (table_[path[i]].vacant) unbroken = std::min(unbroken, i);
+  }
+  use(path.first(unbroken));  // the rest may not come to be used
+  recall(missing);
+  learn_reuse();
+  uint32_t known = resident;
+  for (const Piece& piece : pieces_) {
+    if (piece.uses > 1) known = resident + piece.begin + piece.blocks;
+  }
+  describe(known, resident + static_cast<uint32_t>(missing.size()));
+  missing_ = missing;
+  incoming_ = static_cast<uint32_t>(missing.size());
+  entered_ = 0;
+  return borders_;
+}
+
+void HazardPolicy::enter(SpanId id, std::optional<uint32_t> position) noexcept {
+  Span& span = table_[id];
+  span.last_request = static_cast<uint32_t>(kNoCohort);
+  if (!position) {
+    span.list = one_more(span.list);
+    return;
+  }
+  auto after = std::upper_bound(borders_.begin(), borders_.end(), *position);
+  span.list = pieces_[static_cast<size_t>(after - borders_.begin()) - 1].uses;
+  entered_ = *position + span.length;
+}
+
+void HazardPolicy::touch(std::span<const SpanId> path, const Use& request) noexcept {
+  bool is_new = begin(path, request);
+  use(path);
+  learn_reuse();
+  if (is_new) {
+    uint32_t blocks = 0;
+    for (SpanId id : path) blocks += table_[id].length;
+    describe(blocks, blocks);
+  }
+  for (const Piece& piece : pieces_) {  // what has been bypassed
+    uint32_t begin = std::max(piece.begin, entered_), end = piece.begin + piece.blocks;
+    if (begin >= end) continue;
+    cohorts_[current_].blocks[class_of(piece.uses)] += end - begin;
+    bury(current_, piece.uses, missing_.subspan(begin, end - begin));
+  }
+  pieces_.clear();
+  missing_ = {};
+  incoming_ = 0;
+  CohortId id = std::exchange(current_, kNoCohort);
+  if (cohorts_[id].is_empty()) return cohorts_.free(id);
+  if (path.empty()) return;
+  unlist(id);
+  cohorts_[id].leaf = path.back();
+  if (table_[path.back()].holds == 0) list(id);
+}
+
+void HazardPolicy::finish(const Use& use, uint64_t output_tokens) noexcept {
+  CohortId id = open_[use.request.serial % kMaxOpen];
+  Cohort& cohort = cohorts_[id];
+  if (cohort.request != use.request.serial) return;
+  cohort.traits.output = output_of(output_tokens);
+  model_.learn_output(cohort.traits);
+  if (cohort.listed) rank(id);
+}
+
+void HazardPolicy::split(SpanId head_id, SpanId tail_id) noexcept {
+  Span& head = table_[head_id];
+  const Span& tail = table_[tail_id];
+  head.last_request = tail.last_request;
+  head.list = tail.list;
+}
+
+EvictionPolicy::Victim HazardPolicy::oldest() noexcept {
+  for (int tries = 0; !heap_.empty(); ++tries) {
+    CohortId id = heap_.top();
+    Cohort& cohort = cohorts_[id];
+    const Span& leaf = table_[cohort.leaf];
+    if (leaf.holds != 0) {
+      unlist(id);
+      continue;
+    }
+    cohort.rank = rank_at(cohort);
+    heap_.moved(id);
+    if (heap_.top() != id && tries < kMaxTries) continue;
+    if (incoming_ > 0) {
+      while (pieces_[last_piece_].begin >= incoming_) --last_piece_;
+      const Piece& piece = pieces_[last_piece_];
+      const Traits& traits = cohorts_[current_].traits;
+      if (cohorts_[heap_.top()].rank > model_.ranks(traits, class_of(piece.uses), 0).start) {
+        return {kRootSpan, std::exchange(incoming_, piece.begin) - piece.begin};
+      }
+    }
+    id = heap_.top();
+    return {cohorts_[id].leaf, table_[cohorts_[id].leaf].length};
+  }
+  return {};
+}
+
+void HazardPolicy::evict(SpanId id, uint32_t blocks) noexcept {
+  const Span& span = table_[id];
+  if (blocks == span.length) leave(id);
+  bury(cohort_of(span), span.list, table_.hashes(id).last(blocks));
+}
+
+void HazardPolicy::withdraw(SpanId id, uint32_t blocks) noexcept {
+  const Span& span = table_[id];
+  if (blocks == span.length) leave(id);
+  lose(cohort_of(span), class_of(span.list), blocks);
+}
+
+void HazardPolicy::released(SpanId id) noexcept {
+  CohortId cohort = cohort_of(table_[id]);
+  if (cohorts_[cohort].leaf == id && !cohorts_[cohort].listed) list(cohort);
+}
+
+// Blocks of a cohort become ghosts.
+void HazardPolicy::bury(CohortId id, uint8_t uses, std::span<const BlockHash> run) noexcept {
+  ghosts_.add(GhostLists::kFirst, run, uint64_t{uses} << 32 | static_cast<uint32_t>(id));
+  const uint64_t ghosts = ghosts_.size(GhostLists::kFirst);
+  if (ghosts > max_ghosts_) {
+    ghosts_.drop_oldest(GhostLists::kFirst, static_cast<uint32_t>(ghosts - max_ghosts_));
+  }
+  forget();
+}
+
+void HazardPolicy::forget() noexcept {
+  for (auto [value, blocks] : forgotten_) {
+    lose(CohortId{static_cast<uint32_t>(value)}, class_of(static_cast<uint32_t>(value >> 32)),
+         blocks);
+  }
+  forgotten_.clear();
+}
+
+void HazardPolicy::lose(CohortId id, size_t use_class, uint32_t blocks) noexcept {
+  Cohort& cohort = cohorts_[id];
+  KV_DCHECK(cohort.blocks[use_class] >= blocks);
+  cohort.blocks[use_class] -= blocks;
+  if (cohort.is_empty() && id != current_) cohorts_.free(id);
+}
+
+// A span's last blocks are about to go; if it is its cohort's leaf, the span above becomes it.
+void HazardPolicy::leave(SpanId id) noexcept {
+  CohortId cohort = cohort_of(table_[id]);
+  if (cohorts_[cohort].leaf != id) return;
+  unlist(cohort);
+  SpanId up = table_.above(id);
+  cohorts_[cohort].leaf = up != kRootSpan && cohort_of(table_[up]) == cohort ? up : kRootSpan;
+}
+
+void HazardPolicy::list(CohortId id) noexcept {
+  rank(id);
+  cohorts_[id].listed = true;
+  heap_.push(id);
+}
+
+void HazardPolicy::unlist(CohortId id) noexcept {
+  if (std::exchange(cohorts_[id].listed, false)) heap_.erase(id);
+}
+
+void HazardPolicy::rank(CohortId id) noexcept {
+  Cohort& cohort = cohorts_[id];
+  cohort.ranks = model_.ranks(cohort.traits, class_of(table_[cohort.leaf].list), cohort.bucket);
+  cohort.rank = rank_at(cohort);
+  if (cohort.listed) heap_.moved(id);
+}
+
+float HazardPolicy::rank_at(const Cohort& cohort) const noexcept {
+  const int64_t start = HazardModel::edge_us(cohort.bucket);
+  const int64_t end = HazardModel::edge_us(cohort.bucket + 1);
+  auto part =
+      static_cast<float>(now_us_ - cohort.time_us - start) / static_cast<float>(end - start);
+  part = std::clamp(part, 0.0F, 1.0F);
+  return cohort.ranks.start + (cohort.ranks.end - cohort.ranks.start) * part;
+}
+
+void HazardPolicy::check_invariants() const {
+  ghosts_.check_invariants();
+  heap_.check_invariants();
+  KV_INVARIANT(ghosts_.size(GhostLists::kFirst) <= max_ghosts_);
+  KV_INVARIANT(current_ == kNoCohort && forgotten_.empty() && reuse_.blocks == 0);
+  std::vector<std::array<uint32_t, HazardModel::kUseClasses>> blocks(cohorts_.size());
+  std::vector<uint32_t> leaves(cohorts_.size());
+  std::vector<bool> has_heir(table_.record_limit());
+  table_.for_each([&](SpanId id) {
+    const Span& span = table_[id];
+    if (span.vacant) return;
+    SpanId up = table_.above(id);
+    if (cohort_of(table_[up]) == cohort_of(span)) has_heir[index_of(up)] = true;
+  });
+  table_.for_each([&](SpanId id) {
+    const Span& span = table_[id];
+    if (span.vacant) return;
+    const auto cohort = static_cast<size_t>(cohort_of(span));
+    KV_INVARIANT(cohort != 0 && cohorts_[cohort_of(span)].request != 0);
+    blocks[cohort][class_of(span.list)] += span.length;
+    if (has_heir[index_of(id)]) return;
+    KV_INVARIANT(++leaves[cohort] == 1 && cohorts_[cohort_of(span)].leaf == id);
+    KV_INVARIANT(span.holds != 0 || cohorts_[cohort_of(span)].listed);
+  });
+  ghosts_.for_each([&](uint64_t value, uint32_t count) {
+    blocks[static_cast<uint32_t>(value)][class_of(static_cast<uint32_t>(value >> 32))] += count;
+  });
+  size_t listed = 0;
+  for (uint32_t i = 1; i < cohorts_.size(); ++i) {
+    const Cohort& cohort = cohorts_[CohortId{i}];
+    KV_INVARIANT(cohort.request != 0 || cohort.is_empty());
+    KV_INVARIANT(cohort.blocks == blocks[i]);
+    KV_INVARIANT((cohort.leaf != kRootSpan) == (leaves[i] == 1));
+    KV_INVARIANT(cohort.leaf != kRootSpan || !cohort.listed);
+    listed += cohort.listed;
+  }
+  KV_INVARIANT(listed == heap_.size());
+}
+
+}  // namespace
+
+std::unique_ptr<EvictionPolicy> make_hazard(BlockTable& table, uint32_t num_blocks) {
+  return std::make_unique<HazardPolicy>(table, num_blocks);
+}
+
+}  // namespace kvcore
