@@ -167,6 +167,7 @@ std::span<const uint32_t> TenantPolicy::remember(std::span<const SpanId> path,
 void TenantPolicy::enter(SpanId id, std::optional<uint32_t> position) noexcept {
   set_users(id, bit(asking_));
   held_blocks_ += table_[id].length;
+  tenants_[asking_].ordered_blocks += table_[id].length;
   table_[id].tenant = static_cast<uint8_t>(asking_);
   order_of(asking_).enter(id, position);
 }
@@ -183,11 +184,14 @@ void TenantPolicy::touch(std::span<const SpanId> path, const Use& use) noexcept 
 void TenantPolicy::take_over(std::span<const SpanId> path, uint32_t tenant) noexcept {
   for (SpanId id : path | std::views::reverse) {
     const Span& span = table_[id];
-    if (span.tenant != tenant) order_of(span.tenant).withdraw(id, span.length);
+    if (span.tenant == tenant) continue;
+    tenants_[span.tenant].ordered_blocks -= span.length;
+    order_of(span.tenant).withdraw(id, span.length);
   }
   for (SpanId id : path) {
     if (table_[id].tenant != tenant) {
       table_[id].tenant = static_cast<uint8_t>(tenant);
+      tenants_[tenant].ordered_blocks += table_[id].length;
       order_of(tenant).enter(id, std::nullopt);
     }
     Users users = users_of(id);
@@ -260,7 +264,10 @@ EvictionPolicy::Victim TenantPolicy::oldest() noexcept {
     const bool above_ceiling = room < wanted_;
     const Giver giver = above_ceiling ? Giver{asking_, 1} : next_giver(others);
     if (giver.excess == 0) return {};
-    auto [id, blocks] = order_of(giver.tenant).oldest();
+    EvictionPolicy& order = order_of(giver.tenant);
+    order.resize(tenants_[giver.tenant].ordered_blocks +
+                 static_cast<uint32_t>(giver.tenant == asking_ ? free : 0));
+    auto [id, blocks] = order.oldest();
     if (id == kRootSpan) {
       if (blocks > 0 && giver.tenant == asking_ && wants_blocks_) {
         blocks = static_cast<uint32_t>(std::min<uint64_t>(blocks, wanted_ - fit));
@@ -326,6 +333,7 @@ bool TenantPolicy::pass_on(SpanId id, uint32_t giver, bool crowded) noexcept {
   }
   take_over(path_, keeper);
   order_of(keeper).touch(path_, {nobody_, now_us_});
+  order_of(keeper).released(id);
   return true;
 }
 
@@ -333,6 +341,7 @@ void TenantPolicy::lose(SpanId id, uint32_t blocks) noexcept {
   Users& users = users_of(id);
   for_each_part(users, blocks, [](uint64_t& used, uint64_t parts) { used -= parts; });
   held_blocks_ -= blocks;
+  tenants_[table_[id].tenant].ordered_blocks -= blocks;
   if (blocks == table_[id].length) users = 0;
 }
 
@@ -357,6 +366,7 @@ size_t TenantPolicy::bytes() const noexcept {
 
 void TenantPolicy::check_invariants() const {
   std::vector<uint64_t> used(tenants_.size());
+  std::vector<uint32_t> ordered(tenants_.size());
   uint64_t held_blocks = 0;
   table_.for_each([&](SpanId id) {
     const Span& span = table_[id];
@@ -365,13 +375,14 @@ void TenantPolicy::check_invariants() const {
     KV_INVARIANT(span.vacant || (users & bit(span.tenant)) != 0);
     if (span.vacant) return;
     held_blocks += span.length;
+    ordered[span.tenant] += span.length;
     for_each_bit(users,
                  [&](uint32_t tenant) { used[tenant] += span.length * part_of(users, tenant); });
   });
   KV_INVARIANT(held_blocks == held_blocks_);
   uint64_t charged = 0;
   for (uint32_t i = 0; i < tenants_.size(); ++i) {
-    KV_INVARIANT(used[i] == tenants_[i].used);
+    KV_INVARIANT(used[i] == tenants_[i].used && ordered[i] == tenants_[i].ordered_blocks);
     charged += used[i];
     if (tenants_[i].order == nullptr) continue;
     BlockTable::OneTenant only(table_, static_cast<uint8_t>(i));

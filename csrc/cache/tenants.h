@@ -96,7 +96,8 @@ class TenantPolicy final : public EvictionPolicy {
     std::string name;
     uint64_t guarantee, ceiling;  // in parts
     double weight;
-    uint64_t used = 0;  // in parts
+    uint64_t used = 0;            // in parts
+    uint32_t ordered_blocks = 0;  // that stand in its order
     uint64_t requested_blocks = 0, hit_blocks = 0, evicted_blocks = 0;
     std::unique_ptr<EvictionPolicy> order;
   };

@@ -86,6 +86,9 @@ class BlockTable {
       }
     }
   }
+  // False while for_each shows one tenant's spans only: what is above may have been another's for a
+  // while, so what a policy knows of neighbours need not fit.
+  bool shows_all() const noexcept { return !shown_; }
   // While it lives, for_each shows one tenant's spans only; for the checks of that one's order.
   class OneTenant {
    public:
