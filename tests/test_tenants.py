@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,7 @@ def some_quotas(rng: random.Random) -> Quotas:
 class TenantsBesideModel(CacheBesideModel):
     @initialize(num_blocks=st.integers(1, 40), seed=st.integers(0, 1000))
     def make(self, num_blocks: int, seed: int) -> None:  # type: ignore[override]
-        self.both = Beside(num_blocks, "lru", some_quotas(random.Random(seed)))
+        self.both = Beside(num_blocks, self.policy, some_quotas(random.Random(seed)))
         self.requests: list[RequestInfo | None] = [None]
         self.latest: list[list[int]] = [[]]
 
@@ -216,18 +217,26 @@ class TenantsBesideModel(CacheBesideModel):
         return self.requests[-which] if which else None
 
 
-def test_any_calls() -> None:
+# Ghosts may name blocks that other tenants have brought back, where spans and blocks differ.
+WITHOUT_GHOSTS = [
+    policy for policy in POLICIES if policy not in ("s3fifo", "arc", "hazard", "auto")
+]
+
+
+@pytest.mark.parametrize("policy", WITHOUT_GHOSTS)
+def test_any_calls(policy: str) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        TenantsBesideModel,
+        type("TenantsModel", (TenantsBesideModel,), {"policy": policy}),
         settings=settings(max_examples=3 * settings().max_examples, stateful_step_count=40),
     )
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_random_requests(seed: int) -> None:
+@pytest.mark.parametrize("policy", WITHOUT_GHOSTS)
+@pytest.mark.parametrize("seed", range(5))
+def test_random_requests(policy: str, seed: int) -> None:
     rng = random.Random(seed)
     for _ in range(20):
-        both = Beside(rng.randint(1, 40), "lru", some_quotas(rng))
+        both = Beside(rng.randint(1, 40), policy, some_quotas(rng))
         popular = [some_tokens(rng) for _ in range(rng.randint(2, 12))]
         request = RequestInfo()
         for _ in range(100):
@@ -253,7 +262,6 @@ def test_random_requests(seed: int) -> None:
 
 
 # --- Every policy -------------------------------------------------------------------------------
-# Its ghosts may name blocks that other tenants have brought back, so there is no exact model.
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -308,7 +316,9 @@ def hits_of_a(cache: PrefixCache, prompts: list[Hashes], scans: list[Hashes]) ->
     """Blocks that tenant a finds; before each of its requests comes one of b's scans, if any."""
     found = 0
     for number, prompt in enumerate(prompts):
-        for tenant, hashes in [("b", scan) for scan in scans[number : number + 1]] + [("a", prompt)]:
+        for tenant, hashes in [("b", scan) for scan in scans[number : number + 1]] + [
+            ("a", prompt)
+        ]:
             request = RequestInfo(tenant=tenant)
             with cache.acquire(hashes, request) as lease:
                 cache.reserve(hashes, request).commit()
@@ -321,7 +331,7 @@ def check_noisy_neighbour(trace: Trace, capacity: str, policy: str) -> None:
     """B may take all that a is not guaranteed, and asks for it all the time."""
     hasher = BlockHasher(1, "xxh3_128")
     ids, offsets = trace.block_ids, trace.offsets.tolist()
-    prompts = [hasher.hash(ids[i:j]) for i, j in zip(offsets[:-1], offsets[1:], strict=True)]
+    prompts = [hasher.hash(ids[i:j]) for i, j in pairwise(offsets)]
     num_blocks = Capacity(capacity).blocks(trace.num_unique_blocks)
     alone = hits_of_a(PrefixCache(round(GUARANTEE * num_blocks), policy), prompts, [])
     for weight in (1e6, 1.0):  # of b

@@ -40,7 +40,7 @@ PrefixCache::PrefixCache(uint32_t num_blocks, std::string policy, const CacheOpt
       max_kept_(static_cast<uint64_t>(options.max_kept * num_blocks)),
       free_ids_(num_blocks) {
   if (options.second_use) asked_before_ = std::make_unique<AskedBefore>(num_blocks);
-  if (max_kept_ > 0) hints_ = std::make_unique<Hints>(table_, max_kept_);
+  if (options.max_kept > 0) hints_ = std::make_unique<Hints>(table_, max_kept_);
   if (options.tenants.empty()) {
     policy_ = make_policy(policy_name_, table_, num_blocks);
   } else {

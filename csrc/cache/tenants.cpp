@@ -132,7 +132,8 @@ uint64_t TenantPolicy::room() const noexcept { return room_for(asking_); }
 
 bool TenantPolicy::may_take_from(uint32_t tenant) const noexcept {
   if (tenant == asking_) return true;
-  return giver_with(asking_, 1, 0).excess == 0 && giver_with(tenant, 0, 0).excess > 0;
+  const uint64_t fit = std::min<uint64_t>(num_blocks_ - held_blocks_, room());
+  return giver_with(asking_, fit + 1, 0).excess == 0 && giver_with(tenant, 0, 0).excess > 0;
 }
 
 void TenantPolicy::count(const RequestInfo& request, size_t requested, size_t found) noexcept {

@@ -68,7 +68,8 @@ class TenantPolicy final : public EvictionPolicy {
   // The blocks that it may bring below its ceiling.
   uint64_t room() const noexcept;
 
-  // Whether what another tenant keeps may be let go for the request at hand.
+  // Whether what a tenant keeps by hints may be let go for the request at hand: its own, and that
+  // of one above its guarantee while it is not given all that it is guaranteed.
   bool may_take_from(uint32_t tenant) const noexcept;
 
   void count(const RequestInfo& request, size_t requested, size_t found) noexcept;
