@@ -228,7 +228,7 @@ def test_what_a_tenant_keeps_does_not_keep_another_from_its_guarantee() -> None:
 def test_any_life(policy: str, seed: int) -> None:
     """What is pinned does not leave, bounds hold, nothing leaks; with tenants and without."""
     rng = random.Random(seed)
-    for _ in range(10):
+    for _ in range(5):
         num_blocks = rng.randint(1, 60)
         share = rng.choice([0.2, 0.5, 1])
         quotas = {"a": TenantQuota(0.3), "b": TenantQuota()} if rng.random() < 0.5 else None
