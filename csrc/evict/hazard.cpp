@@ -473,11 +473,8 @@ void HazardPolicy::leave(SpanId id) noexcept {
   CohortId cohort = cohort_of(table_[id]);
   if (cohorts_[cohort].leaf != id) return;
   unlist(cohort);
-  SpanId up = table_[id].parent;
-  while (table_[up].vacant) up = table_[up].parent;
-  bool is_heir =
-      up != kRootSpan && cohort_of(table_[up]) == cohort && table_[up].order == table_[id].order;
-  cohorts_[cohort].leaf = is_heir ? up : kRootSpan;
+  SpanId up = table_.above(id);
+  cohorts_[cohort].leaf = up != kRootSpan && cohort_of(table_[up]) == cohort ? up : kRootSpan;
 }
 
 void HazardPolicy::list(CohortId id) noexcept {
@@ -517,10 +514,8 @@ void HazardPolicy::check_invariants() const {
   table_.for_each([&](SpanId id) {
     const Span& span = table_[id];
     if (span.vacant) return;
-    SpanId up = span.parent;
-    while (table_[up].vacant) up = table_[up].parent;
-    bool is_heir = cohort_of(table_[up]) == cohort_of(span) && table_[up].order == span.order;
-    if (is_heir) has_heir[index_of(up)] = true;
+    SpanId up = table_.above(id);
+    if (cohort_of(table_[up]) == cohort_of(span)) has_heir[index_of(up)] = true;
   });
   table_.for_each([&](SpanId id) {
     const Span& span = table_[id];
