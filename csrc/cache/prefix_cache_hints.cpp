@@ -89,9 +89,8 @@ void PrefixCache::remove_dismissed(uint64_t blocks_wanted, Reservation& reservat
 
 // Nothing else can leave: a kept chain may. False: none is left.
 bool PrefixCache::let_go(const RequestInfo& request, uint64_t blocks_wanted) noexcept {
-  const SpanId id = hints_->end_one([this](SpanId last) {
-    return tenants_ == nullptr || tenants_->may_take_from(table_[last].tenant);
-  });
+  const SpanId id = hints_->end_one(
+      [this](SpanId last) { return tenants_ == nullptr || tenants_->may_take(last); });
   if (id == kRootSpan) return false;
   unhold(id);
   if (tenants_ != nullptr) tenants_->begin(request, blocks_wanted);

@@ -130,7 +130,8 @@ uint64_t TenantPolicy::room_for(uint32_t tenant) const noexcept {
 
 uint64_t TenantPolicy::room() const noexcept { return room_for(asking_); }
 
-bool TenantPolicy::may_take_from(uint32_t tenant) const noexcept {
+bool TenantPolicy::may_take(SpanId id) const noexcept {
+  const uint32_t tenant = tenant_at(id);
   if (tenant == asking_) return true;
   const uint64_t fit = std::min<uint64_t>(num_blocks_ - held_blocks_, room());
   return giver_with(asking_, fit + 1, 0).excess == 0 && giver_with(tenant, 0, 0).excess > 0;
@@ -159,7 +160,7 @@ std::span<const uint32_t> TenantPolicy::remember(std::span<const SpanId> path,
   for (SpanId id : path) {
     if (table_[id].vacant) continue;
     path_.push_back(id);
-    are_its_own &= table_[id].tenant == asking_;
+    are_its_own &= tenant_at(id) == asking_;
   }
   if (!are_its_own) touch(path_, use);
   return order_of(asking_).remember(path, missing, use);
@@ -169,7 +170,7 @@ void TenantPolicy::enter(SpanId id, std::optional<uint32_t> position) noexcept {
   set_users(id, bit(asking_));
   held_blocks_ += table_[id].length;
   tenants_[asking_].ordered_blocks += table_[id].length;
-  table_[id].tenant = static_cast<uint8_t>(asking_);
+  set_tenant(id, asking_);
   order_of(asking_).enter(id, position);
 }
 
@@ -184,14 +185,19 @@ void TenantPolicy::touch(std::span<const SpanId> path, const Use& use) noexcept 
 // if they were evicted.
 void TenantPolicy::take_over(std::span<const SpanId> path, uint32_t tenant) noexcept {
   for (SpanId id : path | std::views::reverse) {
-    const Span& span = table_[id];
-    if (span.tenant == tenant) continue;
-    tenants_[span.tenant].ordered_blocks -= span.length;
-    order_of(span.tenant).withdraw(id, span.length);
+    Span& span = table_[id];
+    const uint32_t before = tenant_at(id);
+    if (before == tenant) continue;
+    tenants_[before].ordered_blocks -= span.length;
+    order_of(before).withdraw(id, span.length);
+    span.stamp = 0;
+    span.last_request = 0;
+    span.list = 0;
+    span.place = Place::kInside;
   }
   for (SpanId id : path) {
-    if (table_[id].tenant != tenant) {
-      table_[id].tenant = static_cast<uint8_t>(tenant);
+    if (tenant_at(id) != tenant) {
+      set_tenant(id, tenant);
       tenants_[tenant].ordered_blocks += table_[id].length;
       order_of(tenant).enter(id, std::nullopt);
     }
@@ -205,9 +211,8 @@ void TenantPolicy::finish(const Use& use, uint64_t output_tokens) noexcept {
 }
 
 void TenantPolicy::split(SpanId head, SpanId tail) noexcept {
-  table_[head].tenant = table_[tail].tenant;
   users_of(head) = users_of(tail);
-  order_of(table_[tail].tenant).split(head, tail);
+  order_of(tenant_at(tail)).split(head, tail);
 }
 
 // By how much a tenant would be above its guarantee, for its weight, if it got so many blocks and
@@ -330,7 +335,7 @@ bool TenantPolicy::pass_on(SpanId id, uint32_t giver, bool crowded) noexcept {
   }
   std::ranges::reverse(path_);
   for (SpanId at : path_) {
-    if (table_[at].tenant == giver) set_users(at, (users_of(at) | bit(keeper)) & ~bit(giver));
+    if (tenant_at(at) == giver) set_users(at, (users_of(at) | bit(keeper)) & ~bit(giver));
   }
   take_over(path_, keeper);
   order_of(keeper).touch(path_, {nobody_, now_us_});
@@ -342,22 +347,22 @@ void TenantPolicy::lose(SpanId id, uint32_t blocks) noexcept {
   Users& users = users_of(id);
   for_each_part(users, blocks, [](uint64_t& used, uint64_t parts) { used -= parts; });
   held_blocks_ -= blocks;
-  tenants_[table_[id].tenant].ordered_blocks -= blocks;
+  tenants_[tenant_at(id)].ordered_blocks -= blocks;
   if (blocks == table_[id].length) users = 0;
 }
 
 void TenantPolicy::evict(SpanId id, uint32_t blocks) noexcept {
   lose(id, blocks);
-  tenants_[table_[id].tenant].evicted_blocks += blocks;
-  order_of(table_[id].tenant).evict(id, blocks);
+  tenants_[tenant_at(id)].evicted_blocks += blocks;
+  order_of(tenant_at(id)).evict(id, blocks);
 }
 
 void TenantPolicy::withdraw(SpanId id, uint32_t blocks) noexcept {
   lose(id, blocks);
-  order_of(table_[id].tenant).withdraw(id, blocks);
+  order_of(tenant_at(id)).withdraw(id, blocks);
 }
 
-void TenantPolicy::released(SpanId id) noexcept { order_of(table_[id].tenant).released(id); }
+void TenantPolicy::released(SpanId id) noexcept { order_of(tenant_at(id)).released(id); }
 
 size_t TenantPolicy::bytes() const noexcept {
   size_t bytes = users_.bytes();
@@ -373,10 +378,10 @@ void TenantPolicy::check_invariants() const {
     const Span& span = table_[id];
     const Users users = index_of(id) < users_.size() ? users_[index_of(id)] : 0;
     KV_INVARIANT(span.vacant == (users == 0));
-    KV_INVARIANT(span.vacant || (users & bit(span.tenant)) != 0);
+    KV_INVARIANT(span.vacant || (users & bit(tenant_at(id))) != 0);
     if (span.vacant) return;
     held_blocks += span.length;
-    ordered[span.tenant] += span.length;
+    ordered[tenant_at(id)] += span.length;
     for_each_bit(users,
                  [&](uint32_t tenant) { used[tenant] += span.length * part_of(users, tenant); });
   });
@@ -386,7 +391,7 @@ void TenantPolicy::check_invariants() const {
     KV_INVARIANT(used[i] == tenants_[i].used && ordered[i] == tenants_[i].ordered_blocks);
     charged += used[i];
     if (tenants_[i].order == nullptr) continue;
-    BlockTable::OneTenant only(table_, static_cast<uint8_t>(i));
+    BlockTable::OneOrder shown(table_, kTenant, static_cast<uint8_t>(i));
     tenants_[i].order->check_invariants();
   }
   KV_INVARIANT(charged == held_blocks * kBlock);

@@ -51,10 +51,10 @@ struct TenantStats {
 // to the blocks that are used, and who shares pays less than who does not. A use that its tenant
 // does not repeat is charged for as long as others keep the block.
 //
-// A span belongs to the order of one tenant (Span::tenant); its users are a bit each in an array
-// beside the table. A touch costs the policy's own and, for each span that comes from another's
-// order, leaving that; choosing a giver costs a look at each tenant. Memory: 8 bytes a span, and
-// each tenant's policy, which is made when it is first needed. Not thread safe.
+// A span belongs to the order of one tenant (the lower bits of Span::order); its users are a bit
+// each in an array beside the table. A touch costs the policy's own and, for each span that comes
+// from another's order, leaving that; choosing a giver costs a look at each tenant. Memory: 8 bytes
+// a span, and each tenant's policy, which is made when it is first needed. Not thread safe.
 class TenantPolicy final : public EvictionPolicy {
  public:
   static constexpr size_t kMaxNamed = 63;
@@ -70,7 +70,7 @@ class TenantPolicy final : public EvictionPolicy {
 
   // Whether what a tenant keeps by hints may be let go for the request at hand: its own, and that
   // of one above its guarantee while it is not given all that it is guaranteed.
-  bool may_take_from(uint32_t tenant) const noexcept;
+  bool may_take(SpanId id) const noexcept;
 
   void count(const RequestInfo& request, size_t requested, size_t found) noexcept;
   std::vector<TenantStats> stats() const;  // "" first, then by name
@@ -91,6 +91,7 @@ class TenantPolicy final : public EvictionPolicy {
 
  private:
   using Users = uint64_t;                                // a bit a tenant
+  static constexpr uint8_t kTenant = 0x3F;               // in Span::order
   static constexpr uint64_t kBlock = uint64_t{1} << 20;  // charges are counted in parts of a block
 
   struct Tenant {
@@ -108,6 +109,10 @@ class TenantPolicy final : public EvictionPolicy {
     double excess = 0;  // above its guarantee, for its weight; 0: it does not give
   };
 
+  uint32_t tenant_at(SpanId id) const noexcept { return table_[id].order & kTenant; }
+  void set_tenant(SpanId id, uint32_t tenant) noexcept {
+    table_[id].order = static_cast<uint8_t>((table_[id].order & ~kTenant) | tenant);
+  }
   uint32_t tenant_of(const RequestInfo& request) noexcept;
   EvictionPolicy& order_of(uint32_t tenant) noexcept;
   Users& users_of(SpanId id) noexcept;

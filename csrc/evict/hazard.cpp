@@ -112,7 +112,7 @@ class HazardPolicy final : public EvictionPolicy {
   void recall(std::span<const BlockHash> missing) noexcept;
   void reuse(CohortId id, size_t use_class, uint32_t blocks) noexcept;
   void learn_reuse() noexcept;
-  void describe(uint32_t known, uint32_t length) noexcept;
+  void describe(uint32_t known, uint32_t length, uint32_t sampled) noexcept;
   void forget() noexcept;
   void bury(CohortId id, uint8_t uses, std::span<const BlockHash> run) noexcept;
   void lose(CohortId id, size_t use_class, uint32_t blocks) noexcept;
@@ -302,12 +302,12 @@ void HazardPolicy::recall(std::span<const BlockHash> missing) noexcept {
 }
 
 // What the request at hand is like, from the blocks that were known and all that it asks for.
-void HazardPolicy::describe(uint32_t known, uint32_t length) noexcept {
+void HazardPolicy::describe(uint32_t known, uint32_t length, uint32_t sampled) noexcept {
   Cohort& cohort = cohorts_[current_];
   Traits& traits = cohort.traits;
   cohort.length = length;
-  traits.length = log_of(length);
-  traits.fresh = log_of(length - known);
+  traits.length = log_of(length * sampled);
+  traits.fresh = log_of((length - known) * sampled);
   if (previous_.request == 0) return;
   bool continues = previous_.length == known;
   traits.turn = continues ? std::min<uint8_t>(previous_.traits.turn + 1, Traits::kMaxTurn) : 0;
@@ -336,7 +336,7 @@ std::span<const uint32_t> HazardPolicy::remember(std::span<const SpanId> path,
   for (const Piece& piece : pieces_) {
     if (piece.uses > 1) known = resident + piece.begin + piece.blocks;
   }
-  describe(known, resident + static_cast<uint32_t>(missing.size()));
+  describe(known, resident + static_cast<uint32_t>(missing.size()), request.sampled);
   missing_ = missing;
   incoming_ = static_cast<uint32_t>(missing.size());
   entered_ = 0;
@@ -362,7 +362,7 @@ void HazardPolicy::touch(std::span<const SpanId> path, const Use& request) noexc
   if (is_new) {
     uint32_t blocks = 0;
     for (SpanId id : path) blocks += table_[id].length;
-    describe(blocks, blocks);
+    describe(blocks, blocks, request.sampled);
   }
   for (const Piece& piece : pieces_) {  // what has been bypassed
     uint32_t begin = std::max(piece.begin, entered_), end = piece.begin + piece.blocks;
@@ -470,8 +470,11 @@ void HazardPolicy::leave(SpanId id) noexcept {
   CohortId cohort = cohort_of(table_[id]);
   if (cohorts_[cohort].leaf != id) return;
   unlist(cohort);
-  SpanId up = table_.above(id);
-  cohorts_[cohort].leaf = up != kRootSpan && cohort_of(table_[up]) == cohort ? up : kRootSpan;
+  SpanId up = table_[id].parent;
+  while (table_[up].vacant) up = table_[up].parent;
+  bool is_heir =
+      up != kRootSpan && cohort_of(table_[up]) == cohort && table_[up].order == table_[id].order;
+  cohorts_[cohort].leaf = is_heir ? up : kRootSpan;
 }
 
 void HazardPolicy::list(CohortId id) noexcept {
@@ -511,8 +514,10 @@ void HazardPolicy::check_invariants() const {
   table_.for_each([&](SpanId id) {
     const Span& span = table_[id];
     if (span.vacant) return;
-    SpanId up = table_.above(id);
-    if (cohort_of(table_[up]) == cohort_of(span)) has_heir[index_of(up)] = true;
+    SpanId up = span.parent;
+    while (table_[up].vacant) up = table_[up].parent;
+    bool is_heir = cohort_of(table_[up]) == cohort_of(span) && table_[up].order == span.order;
+    if (is_heir) has_heir[index_of(up)] = true;
   });
   table_.for_each([&](SpanId id) {
     const Span& span = table_[id];

@@ -15,7 +15,8 @@ namespace kvcore {
 // A request at work, as a policy sees it.
 struct Use {
   const RequestInfo& request;
-  int64_t now_us;  // never goes back
+  int64_t now_us;        // never goes back
+  uint32_t sampled = 1;  // what the policy sees is one block in so many, on average
 };
 
 // The contract of every eviction policy: it orders spans and says which leaf loses blocks next.
@@ -76,8 +77,9 @@ class EvictionPolicy {
   // The leaf that should lose blocks next; perhaps with no request at hand.
   virtual Victim oldest() noexcept = 0;
 
-  // The last `blocks` of a span are about to leave: to make room, or for another reason, named by
-  // oldest() or not, held or not. With its last block the span leaves the order.
+  // The last `blocks` of a span are about to leave: to make room; or for another reason: given up by
+  // their writer, or to another policy, or not needed any more. oldest() need not have named the
+  // span, and something may hold it. With its last block the span leaves the order.
   virtual void evict(SpanId span, uint32_t blocks) noexcept = 0;
   virtual void withdraw(SpanId span, uint32_t blocks) noexcept = 0;
 

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstddef>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -43,13 +42,6 @@ class BlockTable {
   std::span<BlockId> block_ids(SpanId id) noexcept;
   std::span<const BlockId> block_ids(SpanId id) const noexcept;
 
-  // The nearest span above that has blocks, if it stands in the same tenant's order, or kRootSpan.
-  SpanId above(SpanId id) const noexcept {
-    SpanId up = (*this)[id].parent;
-    while ((*this)[up].vacant) up = (*this)[up].parent;
-    return (*this)[up].tenant == (*this)[id].tenant ? up : kRootSpan;
-  }
-
   struct Step {
     SpanId span = kRootSpan;  // kRootSpan: no child matches
     uint32_t matched = 0;     // blocks of it that match, from its start
@@ -61,7 +53,7 @@ class BlockTable {
   bool has_room(size_t count) const noexcept { return num_spans_ + count < spans_.capacity(); }
 
   // Makes a span below `parent`, in flight: 1..kMaxSpanBlocks blocks, no child of `parent` begins
-  // with hashes[0]; `ids` as many. (Where memory cannot be had, the process ends.)
+  // with hashes[0]; `ids` as many, or empty. (Where memory cannot be had, the process ends.)
   SpanId append(SpanId parent, std::span<const BlockHash> hashes,
                 std::span<const BlockId> ids) noexcept;
 
@@ -74,31 +66,39 @@ class BlockTable {
   void remove(SpanId id) noexcept;
 
   size_t num_spans() const noexcept { return num_spans_; }
-  size_t record_limit() const noexcept { return spans_.size(); }         // above every live SpanId
+  size_t record_limit() const noexcept { return spans_.size(); }  // above every live SpanId
   size_t record_capacity() const noexcept { return spans_.capacity(); }  // above every SpanId
   size_t bytes() const noexcept { return runs_.bytes() + index_.bytes() + spans_.bytes(); }
   // Calls `visit(SpanId)` for every span, in no order that means anything.
   template <typename Visit>
   void for_each(Visit&& visit) const {
     for (uint32_t i = 1; i < spans_.size(); ++i) {
-      if (spans_[i].length != 0 && spans_[i].tenant == shown_.value_or(spans_[i].tenant)) {
-        visit(SpanId{i});
-      }
+      if (spans_[i].length == 0 || (spans_[i].order & shown_mask_) != shown_order_) continue;
+      visit(SpanId{i});
     }
   }
-  // False while for_each shows one tenant's spans only: what is above may have been another's for a
-  // while, so what a policy knows of neighbours need not fit.
-  bool shows_all() const noexcept { return !shown_; }
-  // While it lives, for_each shows one tenant's spans only; for the checks of that one's order.
-  class OneTenant {
+  // False while for_each shows the spans of one policy only: what is above may have been another's
+  // for a while, so what a policy knows of neighbours need not fit.
+  bool shows_all() const noexcept { return shown_mask_ == 0; }
+  // While it lives, for_each shows only the spans whose order, under a mask, is that one; for the
+  // checks of policies that share a table.
+  class OneOrder {
    public:
-    OneTenant(const BlockTable& table, uint8_t tenant) : table_(table) { table_.shown_ = tenant; }
-    ~OneTenant() { table_.shown_.reset(); }
-    OneTenant(const OneTenant&) = delete;
-    OneTenant& operator=(const OneTenant&) = delete;
+    OneOrder(const BlockTable& table, uint8_t mask, uint8_t order)
+        : table_(table), mask_(table.shown_mask_), order_(table.shown_order_) {
+      table_.shown_mask_ = mask_ | mask;
+      table_.shown_order_ = static_cast<uint8_t>(order_ | order);
+    }
+    ~OneOrder() {
+      table_.shown_mask_ = mask_;
+      table_.shown_order_ = order_;
+    }
+    OneOrder(const OneOrder&) = delete;
+    OneOrder& operator=(const OneOrder&) = delete;
 
    private:
     const BlockTable& table_;
+    const uint8_t mask_, order_;
   };
   // Throws std::logic_error. Costs a walk over all spans and blocks.
   void check_invariants() const;
@@ -115,7 +115,7 @@ class BlockTable {
   size_t num_spans_ = 0;
   RunPool runs_;
   SpanIndex index_;
-  mutable std::optional<uint8_t> shown_;  // by for_each; none: all
+  mutable uint8_t shown_mask_ = 0, shown_order_ = 0;  // for_each
 };
 
 }  // namespace kvcore
