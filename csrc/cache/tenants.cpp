@@ -20,6 +20,14 @@ void for_each_bit(uint64_t users, Visit&& visit) {
   for (; users != 0; users &= users - 1) visit(static_cast<uint32_t>(std::countr_zero(users)));
 }
 
+// Another tenant's order knows nothing of a span's past; times are each order's own.
+void clear_order(Span& span) noexcept {
+  span.stamp = 0;
+  span.last_request = 0;
+  span.list = 0;
+  span.place = Place::kInside;
+}
+
 std::string shown(double value) {
   std::string text = std::to_string(value);
   return text.substr(0, text.find_last_not_of('0') + 1);
@@ -170,6 +178,7 @@ void TenantPolicy::enter(SpanId id, std::optional<uint32_t> position) noexcept {
   set_users(id, bit(asking_));
   held_blocks_ += table_[id].length;
   tenants_[asking_].ordered_blocks += table_[id].length;
+  if (tenant_at(id) != asking_) clear_order(table_[id]);
   set_tenant(id, asking_);
   order_of(asking_).enter(id, position);
 }
@@ -190,10 +199,7 @@ void TenantPolicy::take_over(std::span<const SpanId> path, uint32_t tenant) noex
     if (before == tenant) continue;
     tenants_[before].ordered_blocks -= span.length;
     order_of(before).withdraw(id, span.length);
-    span.stamp = 0;
-    span.last_request = 0;
-    span.list = 0;
-    span.place = Place::kInside;
+    clear_order(span);
   }
   for (SpanId id : path) {
     if (tenant_at(id) != tenant) {
