@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <array>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "common/check.h"
 #include "evict/contest.h"
@@ -8,8 +10,6 @@
 
 namespace kvcore {
 namespace {
-
-constexpr std::string_view kContenders[] = {"hazard", "lru", "arc", "s3fifo"};
 
 // The best of several policies: a contest on a sample of the blocks tells which it is (contest.h).
 //
@@ -22,9 +22,12 @@ constexpr std::string_view kContenders[] = {"hazard", "lru", "arc", "s3fifo"};
 // the contest. Memory: that of both and of the small caches.
 class AutoPolicy final : public EvictionPolicy {
  public:
-  AutoPolicy(BlockTable& table, uint32_t num_blocks)
-      : table_(table), num_blocks_(num_blocks), contest_(kContenders, num_blocks) {
-    orders_[0].policy = make_policy(kContenders[0], table, num_blocks);
+  AutoPolicy(BlockTable& table, uint32_t num_blocks, std::vector<std::string> contenders)
+      : table_(table),
+        num_blocks_(num_blocks),
+        contenders_(std::move(contenders)),
+        contest_(contenders_, num_blocks) {
+    orders_[0].policy = make_policy(contenders_[0], table, num_blocks);
   }
 
   std::span<const uint32_t> remember(std::span<const SpanId> path,
@@ -61,6 +64,7 @@ class AutoPolicy final : public EvictionPolicy {
 
   BlockTable& table_;
   const uint32_t num_blocks_;
+  const std::vector<std::string> contenders_;
   Contest contest_;
   std::array<Order, 2> orders_;
   size_t current_ = 0;    // of orders_
@@ -71,7 +75,7 @@ class AutoPolicy final : public EvictionPolicy {
 void AutoPolicy::switch_policy() noexcept {
   contender_ = contest_.champion();
   current_ = 1 - current_;
-  current().policy = make_policy(kContenders[contender_], table_, num_blocks_);
+  current().policy = make_policy(contenders_[contender_], table_, num_blocks_);
 }
 
 // These spans are about to be touched.
@@ -175,8 +179,13 @@ void AutoPolicy::check_invariants() const {
 
 }  // namespace
 
+std::unique_ptr<EvictionPolicy> make_auto_of(BlockTable& table, uint32_t num_blocks,
+                                             std::vector<std::string> contenders) {
+  return std::make_unique<AutoPolicy>(table, num_blocks, std::move(contenders));
+}
+
 std::unique_ptr<EvictionPolicy> make_auto(BlockTable& table, uint32_t num_blocks) {
-  return std::make_unique<AutoPolicy>(table, num_blocks);
+  return make_auto_of(table, num_blocks, {"hazard", "lru", "lru2", "s3fifo"});
 }
 
 }  // namespace kvcore

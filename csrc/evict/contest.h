@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <string_view>
+#include <string>
 #include <vector>
 
 #include "evict/policy.h"
@@ -12,14 +12,14 @@
 
 namespace kvcore {
 
-// Policies that serve a sample of the blocks in small caches of their own, one beside the other, to
-// tell which of them would find most. (C. Waldspurger et al., "Cache Modeling and Optimization
-// using Miniature Simulations", USENIX ATC 2017.)
+// Tells which of several policies would find most. One, the champion, runs the cache; the others
+// serve a sample of the blocks in small caches of their own. (C. Waldspurger et al., "Cache
+// Modeling and Optimization using Miniature Simulations", USENIX ATC 2017.)
 //
 // Blocks at every 2^k-th place of a chain are looked at and sampled by a digest of their hashes, so
 // the sample of a chain is a chain. The rate is chosen from the first requests, and anew when their
-// length changes much, so that one request in about three has a sampled block, while the small
-// caches have at least 16 blocks; so the contest costs little beside the requests themselves.
+// length changes much, so that one request in about twenty has a sampled block, but small
+// caches have at least 8 blocks; so the contest costs little beside the requests themselves.
 //
 // Who leads is told from the differences of hits, request by request, which fade over some 2,000
 // sampled requests: one that finds half a percent more of the sampled blocks than the champion, by
@@ -30,7 +30,7 @@ namespace kvcore {
 class Contest {
  public:
   // Names that make_policy knows; the first is the champion.
-  Contest(std::span<const std::string_view> policies, uint32_t num_blocks);
+  Contest(std::span<const std::string> policies, uint32_t num_blocks);
 
   // A request for the blocks of these spans and for the missing ones below them.
   void observe(const BlockTable& table, std::span<const SpanId> path,
@@ -44,17 +44,19 @@ class Contest {
 
  private:
   struct Contender {
-    std::string_view policy;
-    std::unique_ptr<ShadowCache> cache;
-    double lead = 0, lead_squares = 0;  // over the champion, faded sums
-    uint32_t hits = 0;                  // of the request at hand
+    std::string policy;
+    std::unique_ptr<ShadowCache> cache;  // none: the champion
+    double lead = 0, lead_squares = 0;   // over the champion, faded sums
+    uint32_t hits = 0;                   // of the request at hand
   };
 
   void measure(size_t length);
-  void start(double mean_length);
-  void take_sample(const BlockTable& table, std::span<const SpanId> path,
-                   std::span<const BlockHash> missing);
-  void compare() noexcept;
+  void choose_rate(double mean_length);
+  void start_caches();
+  // Answers how many sampled blocks are there.
+  uint32_t take_sample(const BlockTable& table, std::span<const SpanId> path,
+                       std::span<const BlockHash> missing);
+  void compare();
 
   const uint32_t num_blocks_;
   std::vector<Contender> contenders_;
@@ -64,6 +66,7 @@ class Contest {
   uint64_t measured_requests_ = 0, measured_blocks_ = 0;
   double mean_length_ = 0;  // that the rate was chosen for; 0: not yet
   uint32_t sampled_ = 0;
+  uint32_t shadow_blocks_ = 0;
   uint32_t stride_ = 1;
   uint64_t threshold_ = 0;
   std::vector<BlockHash> sample_;

@@ -95,7 +95,8 @@ class HazardPolicy final : public EvictionPolicy {
   // Missing blocks that the request brings and of which the same is known.
   struct Piece {
     uint32_t begin, blocks;
-    uint8_t uses;  // with this one
+    uint8_t uses;     // with this one
+    float rank = -1;  // below 0: not asked for yet
   };
   // Blocks of one cohort that are used again, until the next ones are of another.
   struct Reuse {
@@ -411,9 +412,11 @@ EvictionPolicy::Victim HazardPolicy::oldest() noexcept {
     if (heap_.top() != id && tries < kMaxTries) continue;
     if (incoming_ > 0) {
       while (pieces_[last_piece_].begin >= incoming_) --last_piece_;
-      const Piece& piece = pieces_[last_piece_];
-      const Traits& traits = cohorts_[current_].traits;
-      if (cohorts_[heap_.top()].rank > model_.ranks(traits, class_of(piece.uses), 0).start) {
+      Piece& piece = pieces_[last_piece_];
+      if (piece.rank < 0) {
+        piece.rank = model_.ranks(cohorts_[current_].traits, class_of(piece.uses), 0).start;
+      }
+      if (cohorts_[heap_.top()].rank > piece.rank) {
         return {kRootSpan, std::exchange(incoming_, piece.begin) - piece.begin};
       }
     }

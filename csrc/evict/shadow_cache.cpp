@@ -34,8 +34,10 @@ uint32_t ShadowCache::serve(std::span<const BlockHash> chain, const Use& use) no
     begin = end;
   }
   used_ += room;
+  ++table_[last].holds;  // until it is touched
+  --table_[deepest].holds;
   policy_->touch(path_, use);
-  if (--table_[deepest].holds == 0) policy_->released(deepest);
+  if (--table_[last].holds == 0) policy_->released(last);
   return found;
 }
 
