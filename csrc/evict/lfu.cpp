@@ -80,6 +80,7 @@ void LfuPolicy::touch(std::span<const SpanId> path, const Use& use) noexcept {
     span.stamp = (age_ + span.list) << kTimeBits | now_;
     span.last_request = use.request.serial;
   }
+  if (!path.empty() && table_[path.back()].holds == 0) released(path.back());
 }
 
 void LfuPolicy::split(SpanId head_id, SpanId tail_id) noexcept {
