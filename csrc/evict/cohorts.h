@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -114,8 +115,9 @@ class Cohorts {
   void set_due(size_t bucket) noexcept {
     CohortId front = queues_[bucket].front;
     bool ends = front != kNoCohort && bucket + 1 < HazardModel::kBuckets;
-    due_us_[bucket] =
-        ends ? (*this)[front].time_us + HazardModel::edge_us(static_cast<int>(bucket) + 1) : kNever;
+    int64_t edge = HazardModel::edge_us(static_cast<int>(bucket) + 1);
+    due_us_[bucket] = ends ? (*this)[front].time_us + std::min(edge, kNever - (*this)[front].time_us)
+                           : kNever;
   }
 
   VirtualArray<Cohort> records_;

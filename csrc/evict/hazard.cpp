@@ -88,7 +88,7 @@ class HazardPolicy final : public EvictionPolicy {
   static constexpr int kAgedARequest = 64;
   static constexpr size_t kRankedARequest = 2;
   static constexpr size_t kMovedARequest = 8;
-  static constexpr int kMaxTries = 8;
+  static constexpr int kMaxTries = 9;
   static constexpr float kSessionMemory = 0.9F;
   static constexpr float kSessionPrior = 2;
 
@@ -257,7 +257,10 @@ void HazardPolicy::learn_reuse() noexcept {
   if (blocks == 0) return;
   const int64_t age_us = now_us_ - cohorts_[id].time_us;
   const int bucket = HazardModel::bucket_of(age_us);
-  while (cohorts_[id].bucket < bucket) leave_bucket(id);
+  if (cohorts_[id].bucket < bucket) {
+    while (cohorts_[id].bucket < bucket) leave_bucket(id);
+    if (cohorts_[id].listed) rank(id);
+  }
   float hazard = model_.learn(cohorts_[id].traits, use_class, bucket, true, blocks);
   previous_ = cohorts_[id];
   const int64_t start = HazardModel::edge_us(bucket), end = HazardModel::edge_us(bucket + 1);
@@ -398,7 +401,7 @@ void HazardPolicy::split(SpanId head_id, SpanId tail_id) noexcept {
 }
 
 EvictionPolicy::Victim HazardPolicy::oldest() noexcept {
-  for (int tries = 0; !heap_.empty(); ++tries) {
+  for (int tries = 0; !heap_.empty();) {
     CohortId id = heap_.top();
     Cohort& cohort = cohorts_[id];
     const Span& leaf = table_[cohort.leaf];
@@ -406,19 +409,20 @@ EvictionPolicy::Victim HazardPolicy::oldest() noexcept {
       unlist(id);
       continue;
     }
-    cohort.rank = rank_at(cohort);
-    heap_.moved(id);
-    if (heap_.top() != id && tries < kMaxTries) continue;
+    if (tries++ < kMaxTries) {
+      cohort.rank = rank_at(cohort);
+      heap_.moved(id);
+      if (heap_.top() != id) continue;
+    }
     if (incoming_ > 0) {
       while (pieces_[last_piece_].begin >= incoming_) --last_piece_;
       const Piece& piece = pieces_[last_piece_];
       const Traits& traits = cohorts_[current_].traits;
-      if (cohorts_[heap_.top()].rank > model_.ranks(traits, class_of(piece.uses), 0).start) {
+      if (cohort.rank > model_.ranks(traits, class_of(piece.uses), 0).start) {
         return {kRootSpan, std::exchange(incoming_, piece.begin) - piece.begin};
       }
     }
-    id = heap_.top();
-    return {cohorts_[id].leaf, table_[cohorts_[id].leaf].length};
+    return {cohort.leaf, leaf.length};
   }
   return {};
 }
