@@ -116,8 +116,8 @@ class Cohorts {
     CohortId front = queues_[bucket].front;
     bool ends = front != kNoCohort && bucket + 1 < HazardModel::kBuckets;
     int64_t edge = HazardModel::edge_us(static_cast<int>(bucket) + 1);
-    due_us_[bucket] = ends ? (*this)[front].time_us + std::min(edge, kNever - (*this)[front].time_us)
-                           : kNever;
+    due_us_[bucket] =
+        ends ? (*this)[front].time_us + std::min(edge, kNever - (*this)[front].time_us) : kNever;
   }
 
   VirtualArray<Cohort> records_;

@@ -23,6 +23,7 @@ from typing import Protocol
 
 from models.block import Block
 from models.fifo_model import FifoModel
+from models.follower import Follower
 from models.lfu_model import LfuModel
 from models.s3fifo_model import S3FifoModel
 from models.sieve_model import SieveModel
@@ -158,4 +159,5 @@ POLICY_MODELS: dict[str, Callable[[int], PolicyModel]] = {
     "s3fifo": S3FifoModel,
     "lfu": LfuModel,
     "arc": ArcModel,
+    "hazard": Follower,
 }
