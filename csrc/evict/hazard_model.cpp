@@ -13,6 +13,7 @@ constexpr float kMemory = 0.9999F;      // of squared gradients, a step
 constexpr float kFirstGradient = 0.1F;  // as if so much had been seen
 constexpr float kOutputRate = 0.02F;
 constexpr float kPriorHazard = 0.13F;  // 1 - 1.6^-0.3: of n blocks n / age^0.3 are left
+constexpr float kFirstPrior = 0.25F;   // the first bucket is longer than the second
 
 // exp() to 2e-7 by additions and multiplications alone, so that every machine gets the same and a
 // loop over it is vectorised.
@@ -43,7 +44,9 @@ std::array<int64_t, HazardModel::kBuckets + 1> make_edges() {
 const std::array<int64_t, HazardModel::kBuckets + 1> HazardModel::kEdges = make_edges();
 
 HazardModel::HazardModel() : weights_(std::make_unique<Weights>()) {
-  weights_->base.sum.fill(std::log(kPriorHazard / (1 - kPriorHazard)));
+  auto logit = [](float hazard) { return std::log(hazard / (1 - hazard)); };
+  weights_->base.sum.fill(logit(kPriorHazard));
+  weights_->base.sum[0] = logit(kFirstPrior);
 }
 
 size_t HazardModel::use_class(uint32_t uses) noexcept {
