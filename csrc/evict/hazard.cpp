@@ -60,10 +60,9 @@ class HazardPolicy final : public EvictionPolicy {
   HazardPolicy(BlockTable& table, uint32_t num_blocks)
       : table_(table),
         max_ghosts_(std::max<uint64_t>(uint64_t{num_blocks} * 4, 65536)),
-        cohorts_(num_blocks + max_ghosts_ + kMaxOpen),
+        cohorts_(num_blocks + max_ghosts_ + 1),  // and that of the request at hand
         heap_(RankedCohorts(cohorts_)),
-        ghosts_(max_ghosts_ + num_blocks + kMaxSpanBlocks),
-        open_(kMaxOpen) {
+        ghosts_(max_ghosts_ + num_blocks + kMaxSpanBlocks) {
     ghosts_.tell_forgotten(&forgotten_);
   }
 
@@ -84,7 +83,6 @@ class HazardPolicy final : public EvictionPolicy {
   void check_invariants() const override;
 
  private:
-  static constexpr uint32_t kMaxOpen = 4096;  // requests that may be at work at once
   static constexpr int kAgedARequest = 64;
   static constexpr size_t kRankedARequest = 2;
   static constexpr size_t kMovedARequest = 8;
@@ -129,7 +127,6 @@ class HazardPolicy final : public EvictionPolicy {
   std::vector<GhostLists::Forgotten> forgotten_;  // outlives ghosts_
   GhostLists ghosts_;
   HazardModel model_;
-  std::vector<CohortId> open_;  // of the requests at work, by serial
   int64_t now_us_ = 0;
   size_t next_ranked_ = 0, next_moved_ = 0;
 
@@ -169,11 +166,11 @@ bool HazardPolicy::begin(std::span<const SpanId> path, const Use& use) noexcept 
   now_us_ = use.now_us;
   previous_.request = 0;
   const uint32_t serial = use.request.serial;
-  CohortId& open = open_[serial % kMaxOpen];
-  if (cohorts_[open].request == serial && open != kNoCohort) {
-    SpanId leaf = cohorts_[open].leaf;
+  const CohortId before = cohorts_.of(serial);
+  if (before != kNoCohort) {
+    SpanId leaf = cohorts_[before].leaf;
     if (leaf == kRootSpan || std::find(path.begin(), path.end(), leaf) != path.end()) {
-      current_ = open;
+      current_ = before;
       return false;
     }
   }
@@ -187,13 +184,12 @@ bool HazardPolicy::begin(std::span<const SpanId> path, const Use& use) noexcept 
     heap_.moved(id);
   }
   current_ = cohorts_.make(now_us_, serial);
-  if (cohorts_[open].request == serial && open != kNoCohort) {  // it branches
-    cohorts_[current_].traits = cohorts_[open].traits;
-    cohorts_[current_].session_hazard = cohorts_[open].session_hazard;
-    cohorts_[current_].session_reuses = cohorts_[open].session_reuses;
+  if (before != kNoCohort) {  // it branches
+    cohorts_[current_].traits = cohorts_[before].traits;
+    cohorts_[current_].session_hazard = cohorts_[before].session_hazard;
+    cohorts_[current_].session_reuses = cohorts_[before].session_reuses;
   }
   cohorts_[current_].traits.kind = static_cast<uint8_t>(use.request.kind_key % Traits::kNumKinds);
-  open = current_;
   return true;
 }
 
@@ -385,9 +381,9 @@ void HazardPolicy::touch(std::span<const SpanId> path, const Use& request) noexc
 }
 
 void HazardPolicy::finish(const Use& use, uint64_t output_tokens) noexcept {
-  CohortId id = open_[use.request.serial % kMaxOpen];
+  CohortId id = cohorts_.of(use.request.serial);
+  if (id == kNoCohort) return;
   Cohort& cohort = cohorts_[id];
-  if (cohort.request != use.request.serial) return;
   cohort.traits.output = output_of(output_tokens);
   model_.learn_output(cohort.traits);
   if (cohort.listed) rank(id);
