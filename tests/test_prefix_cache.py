@@ -508,7 +508,7 @@ def test_when_records_run_out_blocks_are_bypassed_and_nothing_else_happens(polic
     writers.clear()
     assert cache.stats().in_flight_blocks == 0
     assert cache.stats().num_leases == 0
-    for _ in range(6):  # what a policy bypasses first, it takes when it is asked for again
+    for _ in range(20):  # what a policy bypasses first, it takes when it is asked for again
         put(cache, hashes_of([200] * 64))
     assert cache.match(hashes_of([200] * 64)) == 64
     cache.check_invariants()

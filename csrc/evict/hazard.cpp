@@ -93,7 +93,8 @@ class HazardPolicy final : public EvictionPolicy {
   // Missing blocks that the request brings and of which the same is known.
   struct Piece {
     uint32_t begin, blocks;
-    uint8_t uses;  // with this one
+    uint8_t uses;     // with this one
+    float rank = -1;  // below 0: not asked for yet
   };
   // Blocks of one cohort that are used again, until the next ones are of another.
   struct Reuse {
@@ -110,7 +111,7 @@ class HazardPolicy final : public EvictionPolicy {
   void recall(std::span<const BlockHash> missing) noexcept;
   void reuse(CohortId id, size_t use_class, uint32_t blocks) noexcept;
   void learn_reuse() noexcept;
-  void describe(uint32_t known, uint32_t length) noexcept;
+  void describe(uint32_t known, uint32_t length, uint32_t sampled) noexcept;
   void forget() noexcept;
   void bury(CohortId id, uint8_t uses, std::span<const BlockHash> run) noexcept;
   void lose(CohortId id, size_t use_class, uint32_t blocks) noexcept;
@@ -301,12 +302,12 @@ void HazardPolicy::recall(std::span<const BlockHash> missing) noexcept {
 }
 
 // What the request at hand is like, from the blocks that were known and all that it asks for.
-void HazardPolicy::describe(uint32_t known, uint32_t length) noexcept {
+void HazardPolicy::describe(uint32_t known, uint32_t length, uint32_t sampled) noexcept {
   Cohort& cohort = cohorts_[current_];
   Traits& traits = cohort.traits;
   cohort.length = length;
-  traits.length = log_of(length);
-  traits.fresh = log_of(length - known);
+  traits.length = log_of(length * sampled);
+  traits.fresh = log_of((length - known) * sampled);
   if (previous_.request == 0) return;
   bool continues = previous_.length == known;
   traits.turn = continues ? std::min<uint8_t>(previous_.traits.turn + 1, Traits::kMaxTurn) : 0;
@@ -335,7 +336,7 @@ std::span<const uint32_t> HazardPolicy::remember(std::span<const SpanId> path,
   for (const Piece& piece : pieces_) {
     if (piece.uses > 1) known = resident + piece.begin + piece.blocks;
   }
-  describe(known, resident + static_cast<uint32_t>(missing.size()));
+  describe(known, resident + static_cast<uint32_t>(missing.size()), request.sampled);
   missing_ = missing;
   incoming_ = static_cast<uint32_t>(missing.size());
   entered_ = 0;
@@ -361,7 +362,7 @@ void HazardPolicy::touch(std::span<const SpanId> path, const Use& request) noexc
   if (is_new) {
     uint32_t blocks = 0;
     for (SpanId id : path) blocks += table_[id].length;
-    describe(blocks, blocks);
+    describe(blocks, blocks, request.sampled);
   }
   for (const Piece& piece : pieces_) {  // what has been bypassed
     uint32_t begin = std::max(piece.begin, entered_), end = piece.begin + piece.blocks;
@@ -412,9 +413,11 @@ EvictionPolicy::Victim HazardPolicy::oldest() noexcept {
     }
     if (incoming_ > 0) {
       while (pieces_[last_piece_].begin >= incoming_) --last_piece_;
-      const Piece& piece = pieces_[last_piece_];
-      const Traits& traits = cohorts_[current_].traits;
-      if (cohort.rank > model_.ranks(traits, class_of(piece.uses), 0).start) {
+      Piece& piece = pieces_[last_piece_];
+      if (piece.rank < 0) {
+        piece.rank = model_.ranks(cohorts_[current_].traits, class_of(piece.uses), 0).start;
+      }
+      if (cohort.rank > piece.rank) {
         return {kRootSpan, std::exchange(incoming_, piece.begin) - piece.begin};
       }
     }
@@ -472,7 +475,9 @@ void HazardPolicy::leave(SpanId id) noexcept {
   unlist(cohort);
   SpanId up = table_[id].parent;
   while (table_[up].vacant) up = table_[up].parent;
-  cohorts_[cohort].leaf = up != kRootSpan && cohort_of(table_[up]) == cohort ? up : kRootSpan;
+  bool is_heir =
+      up != kRootSpan && cohort_of(table_[up]) == cohort && table_[up].order == table_[id].order;
+  cohorts_[cohort].leaf = is_heir ? up : kRootSpan;
 }
 
 void HazardPolicy::list(CohortId id) noexcept {
@@ -514,7 +519,8 @@ void HazardPolicy::check_invariants() const {
     if (span.vacant) return;
     SpanId up = span.parent;
     while (table_[up].vacant) up = table_[up].parent;
-    if (cohort_of(table_[up]) == cohort_of(span)) has_heir[index_of(up)] = true;
+    bool is_heir = cohort_of(table_[up]) == cohort_of(span) && table_[up].order == span.order;
+    if (is_heir) has_heir[index_of(up)] = true;
   });
   table_.for_each([&](SpanId id) {
     const Span& span = table_[id];

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
+#include <iterator>
+#include <tuple>
 
 namespace kvcore {
 namespace {
@@ -15,22 +18,33 @@ constexpr float kOutputRate = 0.02F;
 constexpr float kPriorHazard = 0.13F;  // 1 - 1.6^-0.3: of n blocks n / age^0.3 are left
 constexpr float kFirstPrior = 0.25F;   // the first bucket is longer than the second
 
-// exp() to 2e-7 by additions and multiplications alone, so that every machine gets the same and a
-// loop over it is vectorised.
-float exp_of(float x) noexcept {
-  float y = std::clamp(x, -30.0F, 30.0F) * 1.44269504F;
-  float whole = std::floor(y);
-  float part = (y - whole) * 0.693147181F;
-  float power =
-      1.0F +
-      part * (1.0F +
-              part * (0.5F + part * (0.166666667F +
-                                     part * (0.0416666667F +
-                                             part * (0.00833333333F + part * 0.00138888889F)))));
-  return power * std::bit_cast<float>((static_cast<int32_t>(whole) + 127) << 23);
+// Four numbers in a vector register, as gcc and clang have it.
+using Float4 = float __attribute__((vector_size(16)));
+using Int4 = int32_t __attribute__((vector_size(16)));
+
+Float4 load(const float* values) noexcept {
+  Float4 vector;
+  std::memcpy(&vector, values, sizeof(vector));
+  return vector;
 }
 
-float logistic(float x) noexcept { return 1.0F / (1.0F + exp_of(-x)); }
+void store(float* values, Float4 vector) noexcept { std::memcpy(values, &vector, sizeof(vector)); }
+
+// 1 / (1 + exp(-x)), to 3e-7, by arithmetic alone, so that every machine gets the same.
+Float4 logistic(Float4 x) noexcept {
+  constexpr float kRound = 12582912;  // 1.5 * 2^23: what is added to it loses its fraction
+  const Float4 zero{};
+  Float4 y = x < zero - 30 ? zero - 30 : x;
+  y = (y > zero + 30 ? zero + 30 : y) * -1.44269504F;
+  const Float4 whole = (y + kRound) - kRound;
+  const Float4 part = (y - whole) * 0.693147181F;
+  Float4 power = zero + 0.00138888889F;
+  for (float term : {0.00833333333F, 0.0416666667F, 0.166666667F, 0.5F, 1.0F, 1.0F}) {
+    power = power * part + term;
+  }
+  const Int4 exponent = (__builtin_convertvector(whole, Int4) + 127) << 23;
+  return 1 / (1 + power * std::bit_cast<Float4>(exponent));
+}
 
 std::array<int64_t, HazardModel::kBuckets + 1> make_edges() {
   std::array<int64_t, HazardModel::kBuckets + 1> edges{};
@@ -39,14 +53,24 @@ std::array<int64_t, HazardModel::kBuckets + 1> make_edges() {
   return edges;
 }
 
+std::array<float, HazardModel::kBuckets> make_seconds() {
+  std::array<float, HazardModel::kBuckets> seconds{};
+  for (int b = 0; b < HazardModel::kBuckets; ++b) {
+    const int64_t length_us = HazardModel::edge_us(b + 1) - HazardModel::edge_us(b);
+    seconds[static_cast<size_t>(b)] = static_cast<float>(length_us) * 1e-6F;
+  }
+  return seconds;
+}
+
 }  // namespace
 
 const std::array<int64_t, HazardModel::kBuckets + 1> HazardModel::kEdges = make_edges();
+const std::array<float, HazardModel::kBuckets> HazardModel::kSeconds = make_seconds();
 
 HazardModel::HazardModel() : weights_(std::make_unique<Weights>()) {
   auto logit = [](float hazard) { return std::log(hazard / (1 - hazard)); };
-  weights_->base.sum.fill(logit(kPriorHazard));
-  weights_->base.sum[0] = logit(kFirstPrior);
+  weights_->base.value[kOfAll] = logit(kPriorHazard);
+  weights_->base.value[0] = logit(kFirstPrior) - logit(kPriorHazard);
 }
 
 size_t HazardModel::use_class(uint32_t uses) noexcept {
@@ -74,55 +98,65 @@ std::array<HazardModel::Weight*, HazardModel::kTerms> HazardModel::terms(
 
 float HazardModel::learn(const Traits& traits, size_t use_class, int bucket, bool reused,
                          uint32_t blocks) noexcept {
-  auto of = terms(traits, use_class);
-  auto at = static_cast<size_t>(bucket);
+  const auto of = terms(traits, use_class);
+  const auto at = static_cast<size_t>(bucket);
+  const std::array<size_t, 3> places{at, kOfGroup + at / kGroup, kOfAll};
+  std::array<float, kTerms * places.size()> values, squares;
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = of[i / places.size()]->value[places[i % places.size()]];
+    squares[i] = of[i / places.size()]->squares[places[i % places.size()]];
+  }
   float logit = 0;
-  for (const Weight* weight : of) logit += weight->sum[at];
-  const float hazard = logistic(logit);
+  for (float value : values) logit += value;
+  const float hazard = logistic(Float4{logit})[0];
   // Blocks of one request come and go together, so they tell less than as many of others.
-  const float gradient = (hazard - (reused ? 1.0F : 0.0F)) * std::sqrt(std::sqrt(float(blocks)));
-  const size_t group = at / kGroup, begin = group * kGroup;
-  const size_t end = std::min<size_t>(begin + kGroup, kBuckets);
-  auto step = [gradient](float& squares) {
-    squares = squares * kMemory + gradient * gradient;
-    return kRate * gradient / std::sqrt(squares + kFirstGradient);
-  };
-  for (Weight* weight : of) {
-    const float of_all = step(weight->of_all), of_group = step(weight->of_group[group]);
-    for (float& sum : weight->sum) sum -= of_all;
-    for (size_t b = begin; b < end; ++b) weight->sum[b] -= of_group;
-    weight->sum[at] -= step(weight->of_bucket[at]);
+  const float weight = std::sqrt(std::sqrt(static_cast<float>(blocks)));
+  const float gradient = (hazard - (reused ? 1.0F : 0.0F)) * weight;
+  for (size_t i = 0; i < values.size(); ++i) {
+    squares[i] = squares[i] * kMemory + gradient * gradient;
+    values[i] -= kRate * gradient / std::sqrt(squares[i] + kFirstGradient);
+  }
+  for (size_t i = 0; i < values.size(); ++i) {
+    of[i / places.size()]->value[places[i % places.size()]] = values[i];
+    of[i / places.size()]->squares[places[i % places.size()]] = squares[i];
   }
   return hazard;
 }
 
 void HazardModel::learn_output(const Traits& traits) noexcept {
   auto follow = [](Row& average, const Row& value) {
-    for (size_t b = 0; b < kBuckets; ++b) average[b] += kOutputRate * (value[b] - average[b]);
+    for (size_t i = 0; i < value.size(); ++i) average[i] += kOutputRate * (value[i] - average[i]);
   };
-  follow(weights_->output[0].sum, weights_->output[traits.output].sum);
+  follow(weights_->output[0].value, weights_->output[traits.output].value);
   auto& of_kind = weights_->kind_output[traits.kind];
-  follow(of_kind[0].sum, of_kind[traits.output].sum);
+  follow(of_kind[0].value, of_kind[traits.output].value);
 }
 
 HazardModel::Ranks HazardModel::ranks(const Traits& traits, size_t use_class,
                                       int bucket) const noexcept {
-  Row hazards{};
+  Float4 vectors[std::tuple_size_v<Row> / 4]{};
   for (const Weight* weight : terms(traits, use_class)) {
-    for (size_t b = 0; b < kBuckets; ++b) hazards[b] += weight->sum[b];
+    for (size_t i = 0; i < std::size(vectors); ++i) vectors[i] += load(&weight->value[4 * i]);
   }
-  for (float& hazard : hazards) hazard = logistic(hazard);
+  Row hazards;
+  for (size_t i = 0; i < std::size(vectors); ++i) store(&hazards[4 * i], vectors[i]);
+  for (size_t b = 0; b < kBuckets; ++b) {
+    hazards[b] += hazards[kOfGroup + b / kGroup] + hazards[kOfAll];
+  }
+  for (size_t i = 0; i < kBuckets; i += 4) store(&hazards[i], logistic(load(&hazards[i])));
   auto index = [&](size_t from) {
-    float left = 1, time = 0, best = 0;
+    float left = 1, time = 0, best_chance = 0, best_time = 1;
     for (size_t b = from; b < kBuckets; ++b) {
-      auto seconds = static_cast<float>(kEdges[b + 1] - kEdges[b]) * 1e-6F;
-      time += left * seconds * (1 - hazards[b] / 2);
+      time += left * kSeconds[b] * (1 - hazards[b] / 2);
       left *= 1 - hazards[b];
-      best = std::max(best, (1 - left) / time);
+      if ((1 - left) * best_time > best_chance * time) {
+        best_chance = 1 - left;
+        best_time = time;
+      }
     }
-    return best;
+    return best_chance / best_time;
   };
-  auto from = static_cast<size_t>(bucket);
+  const auto from = static_cast<size_t>(bucket);
   return {index(from), index(std::min<size_t>(from + 1, kBuckets - 1))};
 }
 

@@ -65,14 +65,14 @@ class HazardModel {
   static constexpr size_t bytes() noexcept { return sizeof(Weights); }
 
  private:
-  using Row = std::array<float, kBuckets>;
-  static constexpr int kGroup = 5;  // neighbours that learn together
+  static constexpr size_t kGroup = 5;  // neighbours that learn together
+  static constexpr size_t kGroups = (kBuckets + kGroup - 1) / kGroup;
+  // Places of what acts on each bucket, each group, and all.
+  static constexpr size_t kOfGroup = kBuckets, kOfAll = kBuckets + kGroups;
+  using Row = std::array<float, (kOfAll + 4) / 4 * 4>;  // whole vectors
   struct Weight {
-    Row sum{};  // of the three that act on each bucket
-    // Sums of squared gradients: of each bucket, each group, and all.
-    Row of_bucket{};
-    std::array<float, (kBuckets + kGroup - 1) / kGroup> of_group{};
-    float of_all = 0;
+    Row value{};
+    Row squares{};  // of gradients, a fading sum
   };
   struct Weights {
     Weight base;
@@ -85,6 +85,7 @@ class HazardModel {
     Weight kind_output[Traits::kNumKinds][Traits::kMaxLog + 1];
   };
   static const std::array<int64_t, kBuckets + 1> kEdges;
+  static const std::array<float, kBuckets> kSeconds;  // lengths of the buckets
 
   static constexpr size_t kTerms = 8;
   std::array<Weight*, kTerms> terms(const Traits& traits, size_t use_class) const noexcept;

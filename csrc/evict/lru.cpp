@@ -1,3 +1,4 @@
+#include "common/check.h"
 #include "evict/policy.h"
 #include "evict/recency_order.h"
 
@@ -38,7 +39,15 @@ class LruPolicy final : public EvictionPolicy {
   void released(SpanId id) noexcept override { order_.released(id); }
 
   size_t bytes() const noexcept override { return order_.bytes(); }
-  void check_invariants() const override { order_.check_invariants(0); }
+  void check_invariants() const override {
+    order_.check_invariants(0);
+    table_.for_each([this](SpanId id) {
+      const Span& span = table_[id];
+      const Span& above = table_[span.parent];
+      if (span.vacant || above.vacant || span.parent == kRootSpan) return;
+      KV_INVARIANT(above.stamp >= span.stamp);
+    });
+  }
 
  private:
   BlockTable& table_;

@@ -15,7 +15,8 @@ namespace kvcore {
 // A request at work, as a policy sees it.
 struct Use {
   const RequestInfo& request;
-  int64_t now_us;  // never goes back
+  int64_t now_us;        // never goes back
+  uint32_t sampled = 1;  // what the policy sees is one block in so many, on average
 };
 
 // The contract of every eviction policy: it orders spans and says which leaf loses blocks next.
@@ -73,8 +74,8 @@ class EvictionPolicy {
   // The leaf that should lose blocks next.
   virtual Victim oldest() noexcept = 0;
 
-  // The last `blocks` of a span are about to leave: to make room, or given up by their writer.
-  // With its last block the span leaves the order.
+  // The last `blocks` of a span are about to leave: to make room; or given up by their writer, or
+  // to another policy. With its last block the span leaves the order.
   virtual void evict(SpanId span, uint32_t blocks) noexcept = 0;
   virtual void withdraw(SpanId span, uint32_t blocks) noexcept = 0;
 
@@ -86,7 +87,7 @@ class EvictionPolicy {
 };
 
 // The policy called `name` over the spans of `table`, for a cache of `num_blocks`; null when there
-// is none of that name.
+// is none of that name. "auto:lru,hazard" is auto among these; the first one starts.
 std::unique_ptr<EvictionPolicy> make_policy(std::string_view name, BlockTable& table,
                                             uint32_t num_blocks);
 

@@ -89,12 +89,13 @@ void BlockTable::set_run(Span& span, std::span<const BlockHash> hashes,
   span.length = static_cast<uint16_t>(hashes.size());
   std::copy(hashes.begin(), hashes.end(), span.hashes);
   span.last_hash = span.hashes[span.length - 1];
-  std::copy(ids, ids + hashes.size(), ids_of(span));
+  if (ids != nullptr) std::copy(ids, ids + hashes.size(), ids_of(span));
 }
 
 SpanId BlockTable::append(SpanId parent, std::span<const BlockHash> hashes,
                           std::span<const BlockId> ids) noexcept {
-  KV_DCHECK(!hashes.empty() && hashes.size() <= kMaxSpanBlocks && hashes.size() == ids.size());
+  KV_DCHECK(!hashes.empty() && hashes.size() <= kMaxSpanBlocks &&
+            (ids.empty() || hashes.size() == ids.size()));
   Span span{};
   set_run(span, hashes, ids.data());
   SpanId id = make_record();
@@ -124,6 +125,7 @@ SpanId BlockTable::split(SpanId tail_id, uint32_t at) noexcept {
   head.holds = 1;
   head.filled = std::min<uint16_t>(whole.filled, head.length);
   head.vacant = whole.vacant;
+  head.order = whole.order;
   (*this)[head_id] = head;
   tail.parent = head_id;
   tail.filled = static_cast<uint16_t>(whole.filled - head.filled);

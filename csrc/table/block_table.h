@@ -53,7 +53,7 @@ class BlockTable {
   bool has_room(size_t count) const noexcept { return num_spans_ + count < spans_.capacity(); }
 
   // Makes a span below `parent`, in flight: 1..kMaxSpanBlocks blocks, no child of `parent` begins
-  // with hashes[0]; `ids` as many. (Where memory cannot be had, the process ends.)
+  // with hashes[0]; `ids` as many, or empty. (Where memory cannot be had, the process ends.)
   SpanId append(SpanId parent, std::span<const BlockHash> hashes,
                 std::span<const BlockId> ids) noexcept;
 
@@ -67,14 +67,36 @@ class BlockTable {
 
   size_t num_spans() const noexcept { return num_spans_; }
   size_t record_limit() const noexcept { return spans_.size(); }  // above every live SpanId
+  size_t record_capacity() const noexcept { return spans_.capacity(); }  // above every SpanId
   size_t bytes() const noexcept { return runs_.bytes() + index_.bytes() + spans_.bytes(); }
   // Calls `visit(SpanId)` for every span, in no order that means anything.
   template <typename Visit>
   void for_each(Visit&& visit) const {
     for (uint32_t i = 1; i < spans_.size(); ++i) {
-      if (spans_[i].length != 0) visit(SpanId{i});
+      if (spans_[i].length == 0 || (spans_[i].order & shown_mask_) != shown_order_) continue;
+      visit(SpanId{i});
     }
   }
+  // While it lives, for_each shows only the spans whose order, under a mask, is that one; for the
+  // checks of policies that share a table.
+  class OneOrder {
+   public:
+    OneOrder(const BlockTable& table, uint8_t mask, uint8_t order)
+        : table_(table), mask_(table.shown_mask_), order_(table.shown_order_) {
+      table_.shown_mask_ = mask_ | mask;
+      table_.shown_order_ = static_cast<uint8_t>(order_ | order);
+    }
+    ~OneOrder() {
+      table_.shown_mask_ = mask_;
+      table_.shown_order_ = order_;
+    }
+    OneOrder(const OneOrder&) = delete;
+    OneOrder& operator=(const OneOrder&) = delete;
+
+   private:
+    const BlockTable& table_;
+    const uint8_t mask_, order_;
+  };
   // Throws std::logic_error. Costs a walk over all spans and blocks.
   void check_invariants() const;
 
@@ -90,6 +112,7 @@ class BlockTable {
   size_t num_spans_ = 0;
   RunPool runs_;
   SpanIndex index_;
+  mutable uint8_t shown_mask_ = 0, shown_order_ = 0;  // for_each
 };
 
 }  // namespace kvcore

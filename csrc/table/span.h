@@ -40,9 +40,10 @@ struct alignas(64) Span {
   uint32_t last_request;  // policy: the request that touched it last
   uint16_t length;        // blocks; 0: the record is free
   uint16_t filled;        // blocks committed, from the start
-  uint8_t size_class;     // of its run, see RunPool
-  bool vacant;
-  uint8_t list;  // policy: which of its lists
+  uint8_t size_class : 7;  // of its run, see RunPool
+  bool vacant : 1;
+  uint8_t order;  // which policy's it stands in; 0 where one policy has them all
+  uint8_t list;   // policy: which of its lists
   Place place;   // policy
 
   bool in_flight() const noexcept { return filled < length && !vacant; }

@@ -25,9 +25,13 @@ from models.block import Block
 from models.fifo_model import FifoModel
 from models.follower import Follower
 from models.lfu_model import LfuModel
+from models.lru2_model import Lru2Model
+from models.mq_model import MqModel
 from models.s3fifo_model import S3FifoModel
 from models.sieve_model import SieveModel
 from models.slru_model import SlruModel
+from models.tlru_model import TailLruModel
+from models.wtinylfu_model import WTinyLfuModel
 
 Leaf = Callable[[Block], bool]
 
@@ -153,6 +157,10 @@ class ArcModel:
 
 POLICY_MODELS: dict[str, Callable[[int], PolicyModel]] = {
     "lru": LruModel,
+    "lru2": Lru2Model,
+    "mq": MqModel,
+    "wtinylfu": WTinyLfuModel,
+    "tlru": TailLruModel,
     "fifo": FifoModel,
     "slru": SlruModel,
     "sieve": SieveModel,

@@ -1,0 +1,190 @@
+#include <algorithm>
+#include <array>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/check.h"
+#include "evict/contest.h"
+#include "evict/policy.h"
+
+namespace kvcore {
+namespace {
+
+// The best of several policies: a contest on a sample of the blocks tells which it is (contest.h).
+//
+// When another policy takes over, nothing is rebuilt: spans go over to it when they are touched,
+// and at each touch up to 32 leaves more, those that the policy before would evict next first, as
+// if used at that moment. What has not gone over yet leaves first. Until all have, no third one
+// takes over.
+//
+// A span belongs to one of two policies (the top bit of Span::order). Costs the policy at work and
+// the contest. Memory: that of both and of the small caches.
+class AutoPolicy final : public EvictionPolicy {
+ public:
+  AutoPolicy(BlockTable& table, uint32_t num_blocks, std::vector<std::string> contenders)
+      : table_(table),
+        num_blocks_(num_blocks),
+        contenders_(std::move(contenders)),
+        contest_(contenders_, num_blocks) {
+    orders_[0].policy = make_policy(contenders_[0], table, num_blocks);
+  }
+
+  std::span<const uint32_t> remember(std::span<const SpanId> path,
+                                     std::span<const BlockHash> missing,
+                                     const Use& use) noexcept override;
+  void enter(SpanId id, std::optional<uint32_t> position) noexcept override;
+  void touch(std::span<const SpanId> path, const Use& use) noexcept override;
+  void finish(const Use& use, uint64_t output_tokens) noexcept override;
+  void split(SpanId head, SpanId tail) noexcept override;
+  Victim oldest() noexcept override;
+  void evict(SpanId id, uint32_t blocks) noexcept override;
+  void withdraw(SpanId id, uint32_t blocks) noexcept override;
+  void released(SpanId id) noexcept override { order_of(id).policy->released(id); }
+  size_t bytes() const noexcept override;
+  void check_invariants() const override;
+
+ private:
+  static constexpr uint8_t kSecond = 0x80;  // in Span::order
+  static constexpr int kMovedATouch = 32;
+
+  struct Order {
+    std::unique_ptr<EvictionPolicy> policy;
+    size_t spans = 0;
+  };
+
+  size_t side_of(SpanId id) const noexcept { return (table_[id].order & kSecond) != 0; }
+  Order& order_of(SpanId id) noexcept { return orders_[side_of(id)]; }
+  Order& current() noexcept { return orders_[current_]; }
+  Order& leaving() noexcept { return orders_[1 - current_]; }
+  void switch_policy() noexcept;
+  void take_over(std::span<const SpanId> path) noexcept;
+  void take_over_leaves(const Use& use) noexcept;
+
+  BlockTable& table_;
+  const uint32_t num_blocks_;
+  const std::vector<std::string> contenders_;
+  Contest contest_;
+  std::array<Order, 2> orders_;
+  size_t current_ = 0;    // of orders_
+  size_t contender_ = 0;  // that it is
+  const RequestInfo mover_{};
+};
+
+void AutoPolicy::switch_policy() noexcept {
+  contender_ = contest_.champion();
+  current_ = 1 - current_;
+  current().policy = make_policy(contenders_[contender_], table_, num_blocks_);
+}
+
+// These spans are about to be touched.
+void AutoPolicy::take_over(std::span<const SpanId> path) noexcept {
+  if (leaving().policy == nullptr) return;
+  for (auto id = path.rbegin(); id != path.rend(); ++id) {
+    Span& span = table_[*id];
+    if (side_of(*id) == current_) continue;
+    withdraw(*id, span.length);
+    span.list = 0;
+    span.stamp = 0;
+    span.place = Place::kInside;
+    span.last_request = 0;
+    enter(*id, std::nullopt);
+  }
+}
+
+void AutoPolicy::take_over_leaves(const Use& use) noexcept {
+  for (int i = 0; i < kMovedATouch && leaving().policy != nullptr; ++i) {
+    SpanId id = leaving().policy->oldest().span;
+    if (id == kRootSpan) break;
+    take_over({&id, 1});
+    current().policy->touch({&id, 1}, {mover_, use.now_us});
+  }
+  if (leaving().spans == 0) leaving().policy.reset();
+}
+
+std::span<const uint32_t> AutoPolicy::remember(std::span<const SpanId> path,
+                                               std::span<const BlockHash> missing,
+                                               const Use& use) noexcept {
+  contest_.observe(table_, path, missing, use);
+  if (contest_.champion() != contender_ && leaving().policy == nullptr) switch_policy();
+  auto vacant =
+      std::find_if(path.begin(), path.end(), [&](SpanId id) { return table_[id].vacant; });
+  take_over({path.begin(), vacant});
+  return current().policy->remember(path, missing, use);
+}
+
+void AutoPolicy::enter(SpanId id, std::optional<uint32_t> position) noexcept {
+  uint8_t& order = table_[id].order;
+  order = static_cast<uint8_t>((order & ~kSecond) | (current_ == 0 ? 0 : kSecond));
+  ++current().spans;
+  current().policy->enter(id, position);
+}
+
+void AutoPolicy::touch(std::span<const SpanId> path, const Use& use) noexcept {
+  take_over(path);
+  current().policy->touch(path, use);
+  take_over_leaves(use);
+}
+
+void AutoPolicy::finish(const Use& use, uint64_t output_tokens) noexcept {
+  current().policy->finish(use, output_tokens);
+  contest_.finish(use, output_tokens);
+}
+
+void AutoPolicy::split(SpanId head, SpanId tail) noexcept {
+  if (table_[head].vacant) return;
+  ++order_of(head).spans;
+  order_of(tail).policy->split(head, tail);
+}
+
+EvictionPolicy::Victim AutoPolicy::oldest() noexcept {
+  if (leaving().policy != nullptr) {
+    Victim victim = leaving().policy->oldest();
+    if (victim.span != kRootSpan) return victim;
+  }
+  return current().policy->oldest();
+}
+
+void AutoPolicy::evict(SpanId id, uint32_t blocks) noexcept {
+  Order& order = order_of(id);
+  order.spans -= blocks == table_[id].length;
+  order.policy->evict(id, blocks);
+}
+
+void AutoPolicy::withdraw(SpanId id, uint32_t blocks) noexcept {
+  Order& order = order_of(id);
+  order.spans -= blocks == table_[id].length;
+  order.policy->withdraw(id, blocks);
+}
+
+size_t AutoPolicy::bytes() const noexcept {
+  size_t bytes = contest_.bytes();
+  for (const Order& order : orders_) bytes += order.policy != nullptr ? order.policy->bytes() : 0;
+  return bytes;
+}
+
+void AutoPolicy::check_invariants() const {
+  contest_.check_invariants();
+  std::array<size_t, 2> spans{};
+  table_.for_each([&](SpanId id) { spans[side_of(id)] += !table_[id].vacant; });
+  for (size_t i = 0; i < 2; ++i) {
+    KV_INVARIANT(spans[i] == orders_[i].spans);
+    KV_INVARIANT(orders_[i].policy != nullptr || (i != current_ && spans[i] == 0));
+    if (orders_[i].policy == nullptr) continue;
+    BlockTable::OneOrder shown(table_, kSecond, i == 0 ? 0 : kSecond);
+    orders_[i].policy->check_invariants();
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<EvictionPolicy> make_auto_of(BlockTable& table, uint32_t num_blocks,
+                                             std::vector<std::string> contenders) {
+  return std::make_unique<AutoPolicy>(table, num_blocks, std::move(contenders));
+}
+
+std::unique_ptr<EvictionPolicy> make_auto(BlockTable& table, uint32_t num_blocks) {
+  return make_auto_of(table, num_blocks, {"hazard", "lru", "lru2", "s3fifo"});
+}
+
+}  // namespace kvcore

@@ -1,0 +1,102 @@
+#include "evict/contest.h"
+
+#include <random>
+#include <string>
+#include <vector>
+
+#include "chains.h"
+#include "doctest/doctest.h"
+#include "evict/shadow_cache.h"
+
+namespace kvcore {
+namespace {
+
+using Chain = std::vector<BlockHash>;
+
+BlockHash random_hash(std::mt19937_64& random) {
+  BlockHash hash;
+  for (uint8_t& byte : hash.bytes) byte = static_cast<uint8_t>(random());
+  return hash;
+}
+
+// Chains that grow, part and stop anywhere; some come again.
+Chain next_chain(std::mt19937_64& random, std::vector<Chain>& known) {
+  Chain chain;
+  if (!known.empty() && random() % 2 == 0) chain = known[random() % known.size()];
+  chain.resize(chain.size() - random() % (chain.size() / 4 + 1));
+  for (uint64_t more = random() % 20; more > 0; --more) chain.push_back(random_hash(random));
+  known.push_back(chain);
+  if (known.size() > 30) known.erase(known.begin());
+  return chain;
+}
+
+TEST_CASE("a shadow cache keeps its books, whatever the policy") {
+  for (std::string_view policy : policy_names()) {
+    CAPTURE(policy);
+    ShadowCache cache(policy, 200);
+    std::mt19937_64 random(1);
+    std::vector<Chain> known;
+    for (int i = 0; i < 1500; ++i) {
+      Chain chain = next_chain(random, known);
+      RequestInfo request;
+      Use use{request, int64_t{i} * 1'000'000};
+      CHECK(cache.serve(chain, use) <= chain.size());
+      if (i % 3 != 0) cache.finish(use, random() % 1000);
+      cache.check_invariants();
+    }
+  }
+}
+
+// A few prompts that come again and again, among many that never do.
+struct Scans {
+  std::mt19937_64 random{7};
+  std::vector<Chain> hot;
+
+  Chain next() {
+    if (hot.empty()) {
+      for (int i = 0; i < 40; ++i) {
+        hot.emplace_back();
+        for (int j = 0; j < 10; ++j) hot.back().push_back(random_hash(random));
+      }
+    }
+    if (random() % 3 == 0) return hot[random() % hot.size()];
+    Chain scan;
+    for (int j = 0; j < 10; ++j) scan.push_back(random_hash(random));
+    return scan;
+  }
+};
+
+// Blocks found in the second half of `requests` requests.
+uint64_t found_by(std::string_view policy, int requests, bool check) {
+  ShadowCache cache(policy, 500);
+  Scans scans;
+  uint64_t found = 0;
+  for (int i = 0; i < requests; ++i) {
+    RequestInfo request;
+    Use use{request, int64_t{i} * 100'000};
+    uint32_t blocks = cache.serve(scans.next(), use);
+    if (i >= requests / 2) found += blocks;
+    cache.finish(use, 100);
+    if (check && i % 50 == 0) cache.check_invariants();
+  }
+  return found;
+}
+
+TEST_CASE("auto moves to the policy that finds more, and stays with it") {
+  const uint64_t fifo = found_by("fifo", 60'000, false), lru2 = found_by("lru2", 60'000, false);
+  REQUIRE(lru2 > fifo * 3 / 2);
+  CHECK(found_by("auto:fifo,lru2", 60'000, true) > lru2 * 97 / 100);
+  CHECK(found_by("auto:lru2,fifo", 60'000, true) > lru2 * 97 / 100);
+  CHECK(found_by("auto:fifo,lru,arc,s3fifo,lru2,hazard", 60'000, true) > lru2 * 97 / 100);
+}
+
+TEST_CASE("auto among unknown policies, or among none, is none") {
+  BlockTable table(16);
+  for (std::string_view name : {"auto:", "auto:lru,", "auto:lru,none", "auto:auto", "auto:,lru"}) {
+    CAPTURE(name);
+    CHECK(make_policy(name, table, 10) == nullptr);
+  }
+}
+
+}  // namespace
+}  // namespace kvcore
