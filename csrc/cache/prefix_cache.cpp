@@ -186,15 +186,17 @@ uint64_t PrefixCache::available() const noexcept {
   return tenants_ != nullptr ? std::min(free, tenants_->room()) : free;
 }
 
-// Time is what the requests say; one that says nothing comes a little after the one before.
+// Time is what the requests say; one that says nothing comes a little after those before it.
 Use PrefixCache::use_of(const RequestInfo& request) noexcept {
   constexpr int64_t kUntimedStepUs = 100'000;
+  const bool is_newer =
+      last_request_ == 0 || static_cast<int32_t>(request.serial - last_request_) > 0;
   if (request.arrival_us) {
     now_us_ = std::max(now_us_, *request.arrival_us);
-  } else if (request.serial != last_request_) {
+  } else if (is_newer) {
     now_us_ += std::min(kUntimedStepUs, std::numeric_limits<int64_t>::max() - now_us_);
   }
-  last_request_ = request.serial;
+  if (is_newer) last_request_ = request.serial;
   return {request, now_us_};
 }
 

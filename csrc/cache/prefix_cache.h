@@ -139,7 +139,7 @@ class PrefixCache : public std::enable_shared_from_this<PrefixCache> {
   BlockIdPool free_ids_;
   std::vector<SpanId> path_;  // scratch: the spans of the request at hand, the root's child first
   int64_t now_us_ = 0;
-  uint32_t last_request_ = 0;
+  uint32_t last_request_ = 0;  // the newest; 0: none yet
   uint32_t in_flight_blocks_ = 0;
   uint32_t num_leases_ = 0;
   uint64_t pinned_blocks_ = 0;

@@ -9,6 +9,7 @@ import pytest
 
 from kvcore import Lease, PrefixCache, RequestInfo, Reservation, TenantQuota
 from models.chains import Hashes, chain_of, packed, rows
+from models.follower import Follower
 from models.prefix_model import ModelCache, ModelLease, ModelReservation
 from models.tenants_model import PARTS
 
@@ -72,6 +73,8 @@ class Beside:
     def reserve(self, tokens: Sequence[int], request: RequestInfo | None) -> ReservationPair:
         chain = self.chain(tokens)
         core = self.core.reserve(chain.hashes, request)
+        if isinstance(self.model.policy, Follower):
+            self.model.policy.follow(rows(core.evicted.hashes), len(chain.rows))
         model = self.model.reserve(chain.rows, request)
         assert core.states.tolist() == model.states
         assert core.new_positions.tolist() == model.new_positions
