@@ -2,6 +2,7 @@
 
 try:
     from kvcore._core import (
+        NEVER,
         POLICIES,
         BlockState,
         CacheStats,
@@ -11,6 +12,8 @@ try:
         PrefixCache,
         RequestInfo,
         Reservation,
+        TenantQuota,
+        TenantStats,
     )
 except ImportError as error:
     raise ImportError(
@@ -21,6 +24,7 @@ from kvcore.hashing import BlockHasher, Namespace, fold
 __version__ = "0.1.0"
 
 __all__ = [
+    "NEVER",
     "POLICIES",
     "BlockHasher",
     "BlockState",
@@ -32,5 +36,7 @@ __all__ = [
     "PrefixCache",
     "RequestInfo",
     "Reservation",
+    "TenantQuota",
+    "TenantStats",
     "fold",
 ]

@@ -30,6 +30,13 @@ ChainParts = tuple[int, int, list[int]]
 pick = st.integers(0, 7)  # one of those that are open
 
 
+def request_at(number: int) -> RequestInfo:
+    """They come from microseconds to minutes apart."""
+    return RequestInfo(
+        tenant=f"tenant{number}", kind=f"kind{number % 3}", arrival_us=int(number**5.5)
+    )
+
+
 class CacheBesideModel(RuleBasedStateMachine):
     policy = ""
 
@@ -47,7 +54,7 @@ class CacheBesideModel(RuleBasedStateMachine):
     def request(self, which: int) -> RequestInfo | None:
         """None, one of the last three, or a new one."""
         if which >= min(4, len(self.requests)):
-            self.requests.append(RequestInfo(tenant=f"tenant{len(self.requests)}"))
+            self.requests.append(request_at(len(self.requests)))
             which = 1
         return self.requests[-which] if which else None
 
@@ -145,7 +152,7 @@ def test_random_lives(policy: str, seed: int) -> None:
         most_open = rng.choice([0, 2, 5, 20])
         for _ in range(60):
             if rng.random() < 0.5:
-                requests.append(RequestInfo())
+                requests.append(request_at(len(requests)))
             request = rng.choice(requests[-3:])
             action = rng.random()
             if action < 0.15:

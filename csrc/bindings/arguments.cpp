@@ -33,6 +33,15 @@ int64_t integer_argument(py::handle object, const char* argument, int64_t low, i
   return value;
 }
 
+double number_argument(py::handle object, const char* argument) {
+  const double value = PyBool_Check(object.ptr()) ? -1 : PyFloat_AsDouble(object.ptr());
+  if (PyErr_Occurred() != nullptr || PyBool_Check(object.ptr())) {
+    PyErr_Clear();
+    throw py::type_error(std::string(argument) + " must be a number, got " + describe(object));
+  }
+  return value;
+}
+
 std::string string_argument(py::handle object, const char* argument) {
   if (!py::isinstance<py::str>(object)) {
     throw py::type_error(std::string(argument) + " must be a str, got " + describe(object));

@@ -42,6 +42,9 @@ class HashesArgument {
 // An int argument from `low` to `high`; TypeError or ValueError otherwise.
 int64_t integer_argument(py::handle object, const char* argument, int64_t low, int64_t high);
 
+// A float or int argument; TypeError otherwise.
+double number_argument(py::handle object, const char* argument);
+
 // A str argument; TypeError otherwise.
 std::string string_argument(py::handle object, const char* argument);
 

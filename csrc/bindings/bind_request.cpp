@@ -27,7 +27,8 @@ arrival_us : int, optional
 priority : int
     Higher is more urgent; from -2**31 to 2**31 - 1.
 next_use_us : int, optional
-    When its session is expected back, in microseconds of the same clock.
+    When its session is expected back, in microseconds of the same clock, or `NEVER`; heeded when
+    it is finished, by a cache with `max_kept`.
 
 Raises
 ------

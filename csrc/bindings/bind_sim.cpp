@@ -115,15 +115,6 @@ float
     Blocks in cached prefixes over blocks asked for since the start, 0 to 1; 0 before the first
     request. Never falls as `capacity` grows.)";
 
-double number_argument(py::handle object, const char* argument) {
-  const double value = PyBool_Check(object.ptr()) ? -1 : PyFloat_AsDouble(object.ptr());
-  if (PyErr_Occurred() != nullptr || PyBool_Check(object.ptr())) {
-    PyErr_Clear();
-    throw py::type_error(std::string(argument) + " must be a number, got " + describe(object));
-  }
-  return value;
-}
-
 py::array_t<uint64_t> lru_hits(py::handle block_ids, py::handle offsets) {
   const RequestsArgument requests(block_ids, offsets);
   std::vector<uint64_t> hits;

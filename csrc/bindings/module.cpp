@@ -26,6 +26,7 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   pybind11::register_local_exception_translator(&translate);
   kvcore::bindings::register_hash(module);
   kvcore::bindings::register_request(module);
+  kvcore::bindings::register_tenants(module);
   kvcore::bindings::register_handles(module);
   kvcore::bindings::register_cache(module);
   kvcore::bindings::register_sim(module);

@@ -7,6 +7,7 @@ namespace kvcore::bindings {
 // One function a concept; module.cpp calls them in the order of the layers.
 void register_hash(pybind11::module_& module);
 void register_request(pybind11::module_& module);
+void register_tenants(pybind11::module_& module);
 void register_handles(pybind11::module_& module);
 void register_cache(pybind11::module_& module);
 void register_sim(pybind11::module_& module);

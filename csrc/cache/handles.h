@@ -11,8 +11,8 @@ namespace kvcore {
 
 class PrefixCache;
 
-// Pins a committed prefix; gives it back when it dies. Move-only. The block ids stay good until
-// then. Thread safe.
+// Pins a committed prefix, for a request or, by pin(), for as long as it lives; gives it back when
+// it dies. Move-only. The block ids stay good until then. Thread safe.
 class Lease {
  public:
   Lease(Lease&& other) noexcept = default;
@@ -30,6 +30,7 @@ class Lease {
 
   std::shared_ptr<PrefixCache> cache_;
   SpanId last_ = kRootSpan;  // kRootSpan: nothing is pinned (any more)
+  bool counts_ = false;      // it is a pin, whose blocks count towards the bound
   std::vector<BlockId> block_ids_;
 };
 

@@ -8,31 +8,48 @@
 
 namespace kvcore {
 
-std::shared_ptr<PrefixCache> PrefixCache::create(uint64_t num_blocks, std::string policy) {
+std::shared_ptr<PrefixCache> PrefixCache::create(uint64_t num_blocks, std::string policy,
+                                                 const CacheOptions& options) {
   if (num_blocks < 1 || num_blocks > kMaxBlocks) {
     throw std::invalid_argument("num_blocks must be from 1 to " + std::to_string(kMaxBlocks) +
                                 ", got " + std::to_string(num_blocks));
   }
-  std::shared_ptr<PrefixCache> cache(
-      new PrefixCache(static_cast<uint32_t>(num_blocks), std::move(policy)));
-  if (cache->policy_ == nullptr) {
+  std::vector<std::string_view> known = policy_names();
+  if (std::ranges::find(known, policy) == known.end()) {
     std::string names;
-    for (std::string_view name : policy_names())
-      names.append(names.empty() ? "" : ", ").append(name);
-    throw std::invalid_argument("policy must be one of " + names + ", got \"" +
-                                cache->policy_name_ + "\"");
+    for (std::string_view name : known) names.append(names.empty() ? "" : ", ").append(name);
+    throw std::invalid_argument("policy must be one of " + names + ", got \"" + policy + "\"");
   }
-  return cache;
+  for (auto [name, share] :
+       {std::pair{"max_pinned", options.max_pinned}, {"max_kept", options.max_kept}}) {
+    if (share >= 0 && share <= 1) continue;
+    throw std::invalid_argument(std::string(name) + " must be from 0 to 1, got " +
+                                std::to_string(share));
+  }
+  return std::shared_ptr<PrefixCache>(
+      new PrefixCache(static_cast<uint32_t>(num_blocks), std::move(policy), options));
 }
 
 // Every span has a block of its own but the vacant ones. Where these use up the records, make_room
 // evicts what keeps them.
-PrefixCache::PrefixCache(uint32_t num_blocks, std::string policy)
+PrefixCache::PrefixCache(uint32_t num_blocks, std::string policy, const CacheOptions& options)
     : num_blocks_(num_blocks),
       policy_name_(std::move(policy)),
       table_(size_t{num_blocks} * 2 + 1024),
-      policy_(make_policy(policy_name_, table_, num_blocks)),
-      free_ids_(num_blocks) {}
+      max_pinned_(static_cast<uint64_t>(options.max_pinned * num_blocks)),
+      max_kept_(static_cast<uint64_t>(options.max_kept * num_blocks)),
+      free_ids_(num_blocks) {
+  if (options.second_use) asked_before_ = std::make_unique<AskedBefore>(num_blocks);
+  if (options.max_kept > 0) hints_ = std::make_unique<Hints>(table_, max_kept_);
+  if (options.tenants.empty()) {
+    policy_ = make_policy(policy_name_, table_, num_blocks);
+  } else {
+    auto policies =
+        std::make_unique<TenantPolicy>(table_, policy_name_, num_blocks, options.tenants);
+    tenants_ = policies.get();
+    policy_ = std::move(policies);
+  }
+}
 
 size_t PrefixCache::match(std::span<const BlockHash> hashes) const noexcept {
   std::lock_guard lock(mutex_);
@@ -50,27 +67,12 @@ size_t PrefixCache::match(std::span<const BlockHash> hashes) const noexcept {
 Lease PrefixCache::acquire(std::span<const BlockHash> hashes, const RequestInfo& request) noexcept {
   Lease lease(shared_from_this());
   std::lock_guard lock(mutex_);
-  path_.clear();
-  size_t matched = 0;
-  for (SpanId at = kRootSpan;;) {
-    auto [id, blocks] = table_.step(at, hashes.subspan(matched));
-    if (id == kRootSpan) break;
-    uint32_t visible = std::min<uint32_t>(blocks, table_[id].filled);
-    bool whole = visible == table_[id].length;
-    if (visible == 0 || (!whole && !table_.has_room(1))) break;
-    matched += visible;
-    at = path_.emplace_back(whole ? id : split(id, visible));
-    if (!whole) break;
-  }
+  const size_t matched = walk_committed(hashes);
+  if (tenants_ != nullptr) tenants_->count(request, hashes.size(), matched);
   if (matched == 0) return lease;
   policy_->touch(path_, use_of(request));
-  hold(lease.last_ = path_.back());
-  ++num_leases_;
-  lease.block_ids_.reserve(matched);
-  for (SpanId id : path_) {
-    std::span<const BlockId> ids = table_.block_ids(id);
-    lease.block_ids_.insert(lease.block_ids_.end(), ids.begin(), ids.end());
-  }
+  lend(lease, matched);
+  if (hints_ != nullptr) heed(request, 0);
   return lease;
 }
 
@@ -80,18 +82,20 @@ Reservation PrefixCache::reserve(std::span<const BlockHash> hashes,
   reservation.states_.assign(hashes.size(), BlockState::kBypassed);
   std::lock_guard lock(mutex_);
   size_t spans = std::min<size_t>(hashes.size(), num_blocks_) / kMaxSpanBlocks + 4;
-  make_room(0, spans, reservation);
+  make_room(request, 0, spans, reservation);
   bool has_records = table_.has_room(spans);
   size_t known = walk(hashes);
   SpanId deepest = path_.empty() ? kRootSpan : path_.back();
   std::span<const BlockHash> missing = hashes.subspan(known);
   if (!has_records) missing = {};  // where walk() could not split, more may stand than it found
-  uint64_t wanted = missing.size();
-  for (SpanId id : path_) wanted += table_[id].vacant ? table_[id].length : 0;
+  uint64_t vacant = 0;
+  for (SpanId id : path_) vacant += table_[id].vacant ? table_[id].length : 0;
+  if (asked_before_ != nullptr) missing = admitted(missing, vacant);
+  const uint64_t wanted = missing.size() + vacant;
   hold(deepest);
   const Use use = use_of(request);
   std::span<const uint32_t> borders = policy_->remember(path_, missing, use);
-  missing = missing.first(missing.size() - make_room(wanted, 0, reservation));
+  missing = missing.first(missing.size() - make_room(request, wanted, 0, reservation));
 
   auto state = reservation.states_.begin();
   for (size_t i = 0; i < path_.size(); ++i) {
@@ -102,7 +106,7 @@ Reservation PrefixCache::reserve(std::span<const BlockHash> hashes,
       state = std::fill_n(state, span.length - span.filled, BlockState::kInFlight);
       continue;
     }
-    uint32_t room = std::min<uint32_t>(table_[id].length, free_ids_.available());
+    auto room = static_cast<uint32_t>(std::min<uint64_t>(table_[id].length, available()));
     bool fits = room == table_[id].length;
     if (!fits) {  // what lies below is of no use without it
       missing = {};
@@ -115,9 +119,10 @@ Reservation PrefixCache::reserve(std::span<const BlockHash> hashes,
     if (!fits) break;
   }
 
-  size_t taken = std::min<size_t>(missing.size(), free_ids_.available());
+  size_t taken = std::min<size_t>(missing.size(), available());
   std::fill_n(state, taken, BlockState::kNew);
   SpanId last = deepest;
+  const size_t found_spans = path_.size();
   for (uint32_t begin = 0; begin < taken;) {
     while (!borders.empty() && borders.front() <= begin) borders = borders.subspan(1);
     size_t border = borders.empty() ? taken : std::min<size_t>(borders.front(), taken);
@@ -133,14 +138,18 @@ Reservation PrefixCache::reserve(std::span<const BlockHash> hashes,
     }
   }
   policy_->touch(path_, use);
+  if (hints_ != nullptr) heed(request, path_.size() - found_spans);
   unhold(deepest);
   return reservation;
 }
 
-void PrefixCache::finish(const RequestInfo& request, uint64_t output_tokens) noexcept {
+void PrefixCache::finish(const RequestInfo& request, uint64_t output_tokens,
+                         std::optional<int64_t> next_use_us) noexcept {
   std::lock_guard lock(mutex_);
   policy_->finish(use_of(request), output_tokens);
   ++finished_requests_;
+  if (!next_use_us) next_use_us = request.next_use_us;
+  if (hints_ != nullptr && next_use_us) expect(request, *next_use_us);
 }
 
 bool PrefixCache::is_busy() const noexcept {
@@ -155,22 +164,39 @@ CacheStats PrefixCache::stats() const {
   stats.free_blocks = free_ids_.available();
   stats.in_flight_blocks = in_flight_blocks_;
   stats.num_leases = num_leases_;
+  stats.pinned_blocks = pinned_blocks_;
+  stats.kept_blocks = hints_ != nullptr ? hints_->kept_blocks() : 0;
   stats.num_spans = table_.num_spans();
   stats.evictions = evictions_;
   stats.finished_requests = finished_requests_;
   stats.metadata_bytes = table_.bytes() + policy_->bytes() + free_ids_.bytes();
+  if (hints_ != nullptr) stats.metadata_bytes += hints_->bytes();
+  if (asked_before_ != nullptr) stats.metadata_bytes += asked_before_->bytes();
   return stats;
 }
 
-// Time is what the requests say; one that says nothing comes a little after the one before.
+std::vector<TenantStats> PrefixCache::tenant_stats() const {
+  std::lock_guard lock(mutex_);
+  return tenants_ != nullptr ? tenants_->stats() : std::vector<TenantStats>{};
+}
+
+// Blocks that the request at hand may bring though none leaves.
+uint64_t PrefixCache::available() const noexcept {
+  uint64_t free = free_ids_.available();
+  return tenants_ != nullptr ? std::min(free, tenants_->room()) : free;
+}
+
+// Time is what the requests say; one that says nothing comes a little after those before it.
 Use PrefixCache::use_of(const RequestInfo& request) noexcept {
   constexpr int64_t kUntimedStepUs = 100'000;
+  const bool is_newer =
+      last_request_ == 0 || static_cast<int32_t>(request.serial - last_request_) > 0;
   if (request.arrival_us) {
     now_us_ = std::max(now_us_, *request.arrival_us);
-  } else if (request.serial != last_request_) {
+  } else if (is_newer) {
     now_us_ += std::min(kUntimedStepUs, std::numeric_limits<int64_t>::max() - now_us_);
   }
-  last_request_ = request.serial;
+  if (is_newer) last_request_ = request.serial;
   return {request, now_us_};
 }
 
@@ -190,25 +216,67 @@ size_t PrefixCache::walk(std::span<const BlockHash> hashes) {
   }
 }
 
+// The same for what is committed.
+size_t PrefixCache::walk_committed(std::span<const BlockHash> hashes) {
+  path_.clear();
+  size_t matched = 0;
+  for (SpanId at = kRootSpan;;) {
+    auto [id, blocks] = table_.step(at, hashes.subspan(matched));
+    if (id == kRootSpan) return matched;
+    uint32_t visible = std::min<uint32_t>(blocks, table_[id].filled);
+    bool whole = visible == table_[id].length;
+    if (visible == 0 || (!whole && !table_.has_room(1))) return matched;
+    matched += visible;
+    at = path_.emplace_back(whole ? id : split(id, visible));
+    if (!whole) return matched;
+  }
+}
+
+// The lease gets the path.
+void PrefixCache::lend(Lease& lease, size_t blocks) {
+  hold(lease.last_ = path_.back());
+  ++num_leases_;
+  lease.block_ids_.reserve(blocks);
+  for (SpanId id : path_) {
+    std::span<const BlockId> ids = table_.block_ids(id);
+    lease.block_ids_.insert(lease.block_ids_.end(), ids.begin(), ids.end());
+  }
+}
+
+// What may come of the missing blocks: those that were asked for before, and those that find room.
+std::span<const BlockHash> PrefixCache::admitted(std::span<const BlockHash> missing,
+                                                 uint64_t vacant) noexcept {
+  const size_t known = asked_before_->ask(missing);
+  const uint64_t free = free_ids_.available();
+  const uint64_t room = free - std::min(free, vacant);
+  return missing.first(std::min<uint64_t>(missing.size(), std::max<uint64_t>(known, room)));
+}
+
 SpanId PrefixCache::split(SpanId id, uint32_t at) {
   SpanId head = table_.split(id, at);
   policy_->split(head, id);
+  if (hints_ != nullptr) hints_->split(head, id);
   if (table_[head].in_flight()) hold(head);
   return head;
 }
 
 // Evicts until there are so many free ids, and records for so many more spans. Answers how many of
 // the wanted blocks the policy would rather bypass.
-uint32_t PrefixCache::make_room(uint64_t blocks_wanted, size_t spans_wanted,
-                                Reservation& reservation) {
+uint32_t PrefixCache::make_room(const RequestInfo& request, uint64_t blocks_wanted,
+                                size_t spans_wanted, Reservation& reservation) {
+  if (hints_ != nullptr) remove_dismissed(blocks_wanted, reservation);
+  if (tenants_ != nullptr) tenants_->begin(request, blocks_wanted);
   uint32_t bypassed = 0;
   for (;;) {
-    uint64_t available = free_ids_.available();
+    uint64_t available = this->available();
     bool short_of_records = !table_.has_room(spans_wanted);
     if (available >= blocks_wanted && !short_of_records) return bypassed;
     auto [id, blocks] = policy_->oldest();
     if (id == kRootSpan) {
-      if (blocks == 0) return bypassed;
+      if (blocks == 0) {
+        if (hints_ != nullptr && let_go(request, blocks_wanted)) continue;
+        return bypassed;
+      }
       blocks = static_cast<uint32_t>(std::min<uint64_t>(blocks, blocks_wanted - available));
       blocks_wanted -= blocks;
       bypassed += blocks;
@@ -217,19 +285,28 @@ uint32_t PrefixCache::make_room(uint64_t blocks_wanted, size_t spans_wanted,
     if (!short_of_records) {
       blocks = static_cast<uint32_t>(std::min<uint64_t>(blocks, blocks_wanted - available));
     }
-    std::span<const BlockHash> hashes = table_.hashes(id).last(blocks);
-    std::span<const BlockId> ids = table_.block_ids(id).last(blocks);
-    reservation.evicted_hashes_.insert(reservation.evicted_hashes_.end(), hashes.rbegin(),
-                                       hashes.rend());
-    reservation.evicted_ids_.insert(reservation.evicted_ids_.end(), ids.rbegin(), ids.rend());
-    free_ids_.give_back(ids);
-    evictions_ += blocks;
+    leave(id, blocks, reservation);
     policy_->evict(id, blocks);
-    if (blocks < table_[id].length) {
-      table_.trim(id, blocks);
-    } else {
-      remove(id);
-    }
+    shorten(id, blocks);
+  }
+}
+
+// The last blocks of a leaf make room: what the reservation tells of it, and that they are free.
+void PrefixCache::leave(SpanId id, uint32_t blocks, Reservation& reservation) noexcept {
+  std::span<const BlockHash> hashes = table_.hashes(id).last(blocks);
+  std::span<const BlockId> ids = table_.block_ids(id).last(blocks);
+  reservation.evicted_hashes_.insert(reservation.evicted_hashes_.end(), hashes.rbegin(),
+                                     hashes.rend());
+  reservation.evicted_ids_.insert(reservation.evicted_ids_.end(), ids.rbegin(), ids.rend());
+  free_ids_.give_back(ids);
+  evictions_ += blocks;
+}
+
+void PrefixCache::shorten(SpanId id, uint32_t blocks) noexcept {
+  if (blocks < table_[id].length) {
+    table_.trim(id, blocks);
+  } else {
+    remove(id);
   }
 }
 
@@ -277,6 +354,7 @@ void PrefixCache::settle(SpanId id) noexcept {
 void PrefixCache::remove(SpanId id) noexcept {
   for (;;) {
     SpanId parent = table_[id].parent;
+    if (hints_ != nullptr) hints_->remove(id);
     table_.remove(id);
     if (table_[parent].holds != 0) return;
     if (!table_[parent].vacant) return policy_->released(parent);
@@ -320,6 +398,7 @@ void Lease::release() noexcept {
   if (last_ == kRootSpan) return;
   cache_->unhold(std::exchange(last_, kRootSpan));
   --cache_->num_leases_;
+  if (counts_) cache_->pinned_blocks_ -= block_ids_.size();
 }
 
 bool Reservation::commit(size_t count) noexcept {
@@ -412,7 +491,9 @@ void PrefixCache::check_invariants() const {
     KV_INVARIANT(leases[i] >= 0);
     num_leases += leases[i];
   }
-  KV_INVARIANT(num_leases == num_leases_);
+  const size_t kept = hints_ != nullptr ? hints_->num_chains() : 0;
+  KV_INVARIANT(num_leases == num_leases_ + static_cast<int64_t>(kept));
+  if (hints_ != nullptr) hints_->check_invariants();
 }
 
 }  // namespace kvcore

@@ -18,12 +18,13 @@ namespace {
 // if used at that moment. What has not gone over yet leaves first. Until all have, no third one
 // takes over.
 //
-// A span belongs to one of two policies (the top bit of Span::order). Costs the policy at work and
+// A span belongs to one of two policies (Span::second). Costs the policy at work and
 // the contest. Memory: that of both and of the small caches.
 class AutoPolicy final : public EvictionPolicy {
  public:
   AutoPolicy(BlockTable& table, uint32_t num_blocks, std::vector<std::string> contenders)
       : table_(table),
+        made_for_(num_blocks),
         num_blocks_(num_blocks),
         contenders_(std::move(contenders)),
         contest_(contenders_, num_blocks) {
@@ -37,6 +38,7 @@ class AutoPolicy final : public EvictionPolicy {
   void touch(std::span<const SpanId> path, const Use& use) noexcept override;
   void finish(const Use& use, uint64_t output_tokens) noexcept override;
   void split(SpanId head, SpanId tail) noexcept override;
+  void resize(uint32_t num_blocks) noexcept override { num_blocks_ = num_blocks; }
   Victim oldest() noexcept override;
   void evict(SpanId id, uint32_t blocks) noexcept override;
   void withdraw(SpanId id, uint32_t blocks) noexcept override;
@@ -45,24 +47,25 @@ class AutoPolicy final : public EvictionPolicy {
   void check_invariants() const override;
 
  private:
-  static constexpr uint8_t kSecond = 0x80;  // in Span::order
   static constexpr int kMovedATouch = 32;
 
   struct Order {
     std::unique_ptr<EvictionPolicy> policy;
-    size_t spans = 0;
+    uint32_t spans = 0, blocks = 0;
   };
 
-  size_t side_of(SpanId id) const noexcept { return (table_[id].order & kSecond) != 0; }
+  size_t side_of(SpanId id) const noexcept { return table_[id].second; }
   Order& order_of(SpanId id) noexcept { return orders_[side_of(id)]; }
   Order& current() noexcept { return orders_[current_]; }
   Order& leaving() noexcept { return orders_[1 - current_]; }
+  Order& lose(SpanId id, uint32_t blocks) noexcept;
   void switch_policy() noexcept;
   void take_over(std::span<const SpanId> path) noexcept;
   void take_over_leaves(const Use& use) noexcept;
 
   BlockTable& table_;
-  const uint32_t num_blocks_;
+  const uint32_t made_for_;
+  uint32_t num_blocks_;  // see resize()
   const std::vector<std::string> contenders_;
   Contest contest_;
   std::array<Order, 2> orders_;
@@ -74,7 +77,7 @@ class AutoPolicy final : public EvictionPolicy {
 void AutoPolicy::switch_policy() noexcept {
   contender_ = contest_.champion();
   current_ = 1 - current_;
-  current().policy = make_policy(contenders_[contender_], table_, num_blocks_);
+  current().policy = make_policy(contenders_[contender_], table_, made_for_);
 }
 
 // These spans are about to be touched.
@@ -84,10 +87,6 @@ void AutoPolicy::take_over(std::span<const SpanId> path) noexcept {
     Span& span = table_[*id];
     if (side_of(*id) == current_) continue;
     withdraw(*id, span.length);
-    span.list = 0;
-    span.stamp = 0;
-    span.place = Place::kInside;
-    span.last_request = 0;
     enter(*id, std::nullopt);
   }
 }
@@ -114,9 +113,10 @@ std::span<const uint32_t> AutoPolicy::remember(std::span<const SpanId> path,
 }
 
 void AutoPolicy::enter(SpanId id, std::optional<uint32_t> position) noexcept {
-  uint8_t& order = table_[id].order;
-  order = static_cast<uint8_t>((order & ~kSecond) | (current_ == 0 ? 0 : kSecond));
+  if (side_of(id) != current_) table_[id].forget_order();
+  table_[id].second = current_ == 1;
   ++current().spans;
+  current().blocks += table_[id].length;
   current().policy->enter(id, position);
 }
 
@@ -142,19 +142,24 @@ EvictionPolicy::Victim AutoPolicy::oldest() noexcept {
     Victim victim = leaving().policy->oldest();
     if (victim.span != kRootSpan) return victim;
   }
+  current().policy->resize(num_blocks_ - leaving().blocks);
   return current().policy->oldest();
 }
 
-void AutoPolicy::evict(SpanId id, uint32_t blocks) noexcept {
+// Of a span's order, blocks are about to leave.
+AutoPolicy::Order& AutoPolicy::lose(SpanId id, uint32_t blocks) noexcept {
   Order& order = order_of(id);
   order.spans -= blocks == table_[id].length;
-  order.policy->evict(id, blocks);
+  order.blocks -= blocks;
+  return order;
+}
+
+void AutoPolicy::evict(SpanId id, uint32_t blocks) noexcept {
+  lose(id, blocks).policy->evict(id, blocks);
 }
 
 void AutoPolicy::withdraw(SpanId id, uint32_t blocks) noexcept {
-  Order& order = order_of(id);
-  order.spans -= blocks == table_[id].length;
-  order.policy->withdraw(id, blocks);
+  lose(id, blocks).policy->withdraw(id, blocks);
 }
 
 size_t AutoPolicy::bytes() const noexcept {
@@ -165,13 +170,17 @@ size_t AutoPolicy::bytes() const noexcept {
 
 void AutoPolicy::check_invariants() const {
   contest_.check_invariants();
-  std::array<size_t, 2> spans{};
-  table_.for_each([&](SpanId id) { spans[side_of(id)] += !table_[id].vacant; });
+  std::array<uint32_t, 2> spans{}, blocks{};
+  table_.for_each([&](SpanId id) {
+    if (table_[id].vacant) return;
+    ++spans[side_of(id)];
+    blocks[side_of(id)] += table_[id].length;
+  });
   for (size_t i = 0; i < 2; ++i) {
-    KV_INVARIANT(spans[i] == orders_[i].spans);
+    KV_INVARIANT(spans[i] == orders_[i].spans && blocks[i] == orders_[i].blocks);
     KV_INVARIANT(orders_[i].policy != nullptr || (i != current_ && spans[i] == 0));
     if (orders_[i].policy == nullptr) continue;
-    BlockTable::OneOrder shown(table_, kSecond, i == 0 ? 0 : kSecond);
+    BlockTable::Shown only(table_, {}, i == 1);
     orders_[i].policy->check_invariants();
   }
 }

@@ -41,6 +41,7 @@ class BlockHistory {
 
   void evicted(std::span<const BlockHash> blocks, uint64_t value) noexcept {
     ghosts_.add(GhostLists::kFirst, blocks, value);
+    if (is_settled()) trim();
   }
 
   // `used(value)` is what a use makes of a value.
@@ -55,8 +56,7 @@ class BlockHistory {
       evicted(missing_.subspan(begin, until - begin), used(values_[i]));
     }
     missing_ = {};
-    uint32_t blocks = ghosts_.size(GhostLists::kFirst);
-    ghosts_.drop_oldest(GhostLists::kFirst, blocks - std::min(blocks, max_ghosts_));
+    trim();
   }
 
   size_t bytes() const noexcept { return ghosts_.bytes(); }
@@ -64,6 +64,11 @@ class BlockHistory {
   void check_invariants() const;
 
  private:
+  void trim() noexcept {
+    uint32_t blocks = ghosts_.size(GhostLists::kFirst);
+    ghosts_.drop_oldest(GhostLists::kFirst, blocks - std::min(blocks, max_ghosts_));
+  }
+
   const uint32_t max_ghosts_;
   GhostLists ghosts_;
   std::span<const BlockHash> missing_;  // the caller's, from recall() to settle()

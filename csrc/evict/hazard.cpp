@@ -54,16 +54,15 @@ class RankedCohorts {
 //      age reaches a new bucket, and two more a request, in turn.
 //
 // A request costs about 26 steps of learning over its life, 300 ns each. Memory: a cohort 112
-// bytes, a ghost 4 to 8 and 43 to 64 a run of them, 90 KiB of weights.
+// bytes and 11 to 32 of index, a ghost 4 to 8 and 43 to 64 a run of them, 95 KiB of weights.
 class HazardPolicy final : public EvictionPolicy {
  public:
   HazardPolicy(BlockTable& table, uint32_t num_blocks)
       : table_(table),
         max_ghosts_(std::max<uint64_t>(uint64_t{num_blocks} * 4, 65536)),
-        cohorts_(num_blocks + max_ghosts_ + kMaxOpen),
+        cohorts_(num_blocks + max_ghosts_ + 1),  // and that of the request at hand
         heap_(RankedCohorts(cohorts_)),
-        ghosts_(max_ghosts_ + num_blocks + kMaxSpanBlocks),
-        open_(kMaxOpen) {
+        ghosts_(max_ghosts_ + num_blocks + kMaxSpanBlocks) {
     ghosts_.tell_forgotten(&forgotten_);
   }
 
@@ -84,11 +83,10 @@ class HazardPolicy final : public EvictionPolicy {
   void check_invariants() const override;
 
  private:
-  static constexpr uint32_t kMaxOpen = 4096;  // requests that may be at work at once
   static constexpr int kAgedARequest = 64;
   static constexpr size_t kRankedARequest = 2;
   static constexpr size_t kMovedARequest = 8;
-  static constexpr int kMaxTries = 8;
+  static constexpr int kMaxTries = 9;
   static constexpr float kSessionMemory = 0.9F;
   static constexpr float kSessionPrior = 2;
 
@@ -130,7 +128,6 @@ class HazardPolicy final : public EvictionPolicy {
   std::vector<GhostLists::Forgotten> forgotten_;  // outlives ghosts_
   GhostLists ghosts_;
   HazardModel model_;
-  std::vector<CohortId> open_;  // of the requests at work, by serial
   int64_t now_us_ = 0;
   size_t next_ranked_ = 0, next_moved_ = 0;
 
@@ -170,11 +167,11 @@ bool HazardPolicy::begin(std::span<const SpanId> path, const Use& use) noexcept 
   now_us_ = use.now_us;
   previous_.request = 0;
   const uint32_t serial = use.request.serial;
-  CohortId& open = open_[serial % kMaxOpen];
-  if (cohorts_[open].request == serial && open != kNoCohort) {
-    SpanId leaf = cohorts_[open].leaf;
+  const CohortId before = cohorts_.of(serial);
+  if (before != kNoCohort) {
+    SpanId leaf = cohorts_[before].leaf;
     if (leaf == kRootSpan || std::find(path.begin(), path.end(), leaf) != path.end()) {
-      current_ = open;
+      current_ = before;
       return false;
     }
   }
@@ -188,13 +185,12 @@ bool HazardPolicy::begin(std::span<const SpanId> path, const Use& use) noexcept 
     heap_.moved(id);
   }
   current_ = cohorts_.make(now_us_, serial);
-  if (cohorts_[open].request == serial && open != kNoCohort) {  // it branches
-    cohorts_[current_].traits = cohorts_[open].traits;
-    cohorts_[current_].session_hazard = cohorts_[open].session_hazard;
-    cohorts_[current_].session_reuses = cohorts_[open].session_reuses;
+  if (before != kNoCohort) {  // it branches
+    cohorts_[current_].traits = cohorts_[before].traits;
+    cohorts_[current_].session_hazard = cohorts_[before].session_hazard;
+    cohorts_[current_].session_reuses = cohorts_[before].session_reuses;
   }
   cohorts_[current_].traits.kind = static_cast<uint8_t>(use.request.kind_key % Traits::kNumKinds);
-  open = current_;
   return true;
 }
 
@@ -258,7 +254,10 @@ void HazardPolicy::learn_reuse() noexcept {
   if (blocks == 0) return;
   const int64_t age_us = now_us_ - cohorts_[id].time_us;
   const int bucket = HazardModel::bucket_of(age_us);
-  while (cohorts_[id].bucket < bucket) leave_bucket(id);
+  if (cohorts_[id].bucket < bucket) {
+    while (cohorts_[id].bucket < bucket) leave_bucket(id);
+    if (cohorts_[id].listed) rank(id);
+  }
   float hazard = model_.learn(cohorts_[id].traits, use_class, bucket, true, blocks);
   previous_ = cohorts_[id];
   const int64_t start = HazardModel::edge_us(bucket), end = HazardModel::edge_us(bucket + 1);
@@ -383,9 +382,9 @@ void HazardPolicy::touch(std::span<const SpanId> path, const Use& request) noexc
 }
 
 void HazardPolicy::finish(const Use& use, uint64_t output_tokens) noexcept {
-  CohortId id = open_[use.request.serial % kMaxOpen];
+  CohortId id = cohorts_.of(use.request.serial);
+  if (id == kNoCohort) return;
   Cohort& cohort = cohorts_[id];
-  if (cohort.request != use.request.serial) return;
   cohort.traits.output = output_of(output_tokens);
   model_.learn_output(cohort.traits);
   if (cohort.listed) rank(id);
@@ -399,7 +398,7 @@ void HazardPolicy::split(SpanId head_id, SpanId tail_id) noexcept {
 }
 
 EvictionPolicy::Victim HazardPolicy::oldest() noexcept {
-  for (int tries = 0; !heap_.empty(); ++tries) {
+  for (int tries = 0; !heap_.empty();) {
     CohortId id = heap_.top();
     Cohort& cohort = cohorts_[id];
     const Span& leaf = table_[cohort.leaf];
@@ -407,21 +406,22 @@ EvictionPolicy::Victim HazardPolicy::oldest() noexcept {
       unlist(id);
       continue;
     }
-    cohort.rank = rank_at(cohort);
-    heap_.moved(id);
-    if (heap_.top() != id && tries < kMaxTries) continue;
+    if (tries++ < kMaxTries) {
+      cohort.rank = rank_at(cohort);
+      heap_.moved(id);
+      if (heap_.top() != id) continue;
+    }
     if (incoming_ > 0) {
       while (pieces_[last_piece_].begin >= incoming_) --last_piece_;
       Piece& piece = pieces_[last_piece_];
       if (piece.rank < 0) {
         piece.rank = model_.ranks(cohorts_[current_].traits, class_of(piece.uses), 0).start;
       }
-      if (cohorts_[heap_.top()].rank > piece.rank) {
+      if (cohort.rank > piece.rank) {
         return {kRootSpan, std::exchange(incoming_, piece.begin) - piece.begin};
       }
     }
-    id = heap_.top();
-    return {cohorts_[id].leaf, table_[cohorts_[id].leaf].length};
+    return {cohort.leaf, leaf.length};
   }
   return {};
 }
@@ -473,11 +473,8 @@ void HazardPolicy::leave(SpanId id) noexcept {
   CohortId cohort = cohort_of(table_[id]);
   if (cohorts_[cohort].leaf != id) return;
   unlist(cohort);
-  SpanId up = table_[id].parent;
-  while (table_[up].vacant) up = table_[up].parent;
-  bool is_heir =
-      up != kRootSpan && cohort_of(table_[up]) == cohort && table_[up].order == table_[id].order;
-  cohorts_[cohort].leaf = is_heir ? up : kRootSpan;
+  SpanId up = table_.above(id);
+  cohorts_[cohort].leaf = up != kRootSpan && cohort_of(table_[up]) == cohort ? up : kRootSpan;
 }
 
 void HazardPolicy::list(CohortId id) noexcept {
@@ -517,10 +514,8 @@ void HazardPolicy::check_invariants() const {
   table_.for_each([&](SpanId id) {
     const Span& span = table_[id];
     if (span.vacant) return;
-    SpanId up = span.parent;
-    while (table_[up].vacant) up = table_[up].parent;
-    bool is_heir = cohort_of(table_[up]) == cohort_of(span) && table_[up].order == span.order;
-    if (is_heir) has_heir[index_of(up)] = true;
+    SpanId up = table_.above(id);
+    if (cohort_of(table_[up]) == cohort_of(span)) has_heir[index_of(up)] = true;
   });
   table_.for_each([&](SpanId id) {
     const Span& span = table_[id];

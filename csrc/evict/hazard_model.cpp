@@ -16,6 +16,7 @@ constexpr float kMemory = 0.9999F;      // of squared gradients, a step
 constexpr float kFirstGradient = 0.1F;  // as if so much had been seen
 constexpr float kOutputRate = 0.02F;
 constexpr float kPriorHazard = 0.13F;  // 1 - 1.6^-0.3: of n blocks n / age^0.3 are left
+constexpr float kFirstPrior = 0.25F;   // the first bucket is longer than the second
 
 // Four numbers in a vector register, as gcc and clang have it.
 using Float4 = float __attribute__((vector_size(16)));
@@ -67,7 +68,9 @@ const std::array<int64_t, HazardModel::kBuckets + 1> HazardModel::kEdges = make_
 const std::array<float, HazardModel::kBuckets> HazardModel::kSeconds = make_seconds();
 
 HazardModel::HazardModel() : weights_(std::make_unique<Weights>()) {
-  weights_->base.value[kOfAll] = std::log(kPriorHazard / (1 - kPriorHazard));
+  auto logit = [](float hazard) { return std::log(hazard / (1 - hazard)); };
+  weights_->base.value[kOfAll] = logit(kPriorHazard);
+  weights_->base.value[0] = logit(kFirstPrior) - logit(kPriorHazard);
 }
 
 size_t HazardModel::use_class(uint32_t uses) noexcept {

@@ -28,13 +28,14 @@ struct Traits {
 // stochastic gradients with per-weight rates (Duchi, Hazan, Singer, "Adaptive subgradient methods",
 // JMLR 2011), whose memory fades, so that they follow a load that changes. A weight acts on one
 // bucket, on five neighbours, and on all, at once; so what is learnt of one age helps the others.
-// Before anything is learnt the hazard is the same in each bucket, which ranks as LRU does.
+// Before anything is learnt the hazard is the same in each bucket but the first, which is longer
+// than the second; so it ranks as LRU does.
 //
 // The rank of blocks is their Gittins index (J. C. Gittins, "Bandit processes and dynamic
 // allocation indices", 1979): the best ratio, over all times to keep them at most, of the chance
 // that they are reused by then to the time that they are expected to take room.
 //
-// Owns its weights, about 90 KiB. Deterministic. A few hundred ns a call. Not thread safe.
+// Owns its weights, about 95 KiB. Deterministic. A few hundred ns a call. Not thread safe.
 class HazardModel {
  public:
   static constexpr int kBuckets = 26;

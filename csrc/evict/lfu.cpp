@@ -1,8 +1,7 @@
 #include <algorithm>
-#include <functional>
 
 #include "common/check.h"
-#include "common/virtual_array.h"
+#include "evict/indexed_heap.h"
 #include "evict/policy.h"
 
 namespace kvcore {
@@ -25,14 +24,16 @@ namespace {
 // found in O(log n) amortised, 16 bytes a leaf.
 class LfuPolicy final : public EvictionPolicy {
  public:
-  LfuPolicy(BlockTable& table, uint32_t num_blocks) : table_(table), heap_(num_blocks) {}
+  explicit LfuPolicy(BlockTable& table) : table_(table), heap_(Leaves(table)) {}
 
   void enter(SpanId id, std::optional<uint32_t>) noexcept override { table_[id].list = 0; }
   void touch(std::span<const SpanId> path, const Use& use) noexcept override;
   void split(SpanId head_id, SpanId tail_id) noexcept override;
   Victim oldest() noexcept override;
   void evict(SpanId id, uint32_t blocks) noexcept override;
-  void withdraw(SpanId, uint32_t) noexcept override {}  // in flight, so not in the heap
+  void withdraw(SpanId id, uint32_t blocks) noexcept override {
+    if (blocks == table_[id].length && table_[id].place == Place::kListed) take_out(id);
+  }
   void released(SpanId id) noexcept override;
   size_t bytes() const noexcept override { return heap_.bytes(); }
   void check_invariants() const override;
@@ -45,15 +46,28 @@ class LfuPolicy final : public EvictionPolicy {
   struct Leaf {
     uint64_t stamp;
     SpanId id;
-    bool operator>(const Leaf& other) const noexcept { return stamp > other.stamp; }
+    bool operator==(const Leaf& other) const noexcept { return id == other.id; }
+  };
+  // Leaves by the stamp that they stand by; a span knows its place through its own `prev`.
+  class Leaves {
+   public:
+    using Id = Leaf;
+    explicit Leaves(BlockTable& table) : table_(&table) {}
+    bool precedes(Leaf a, Leaf b) const noexcept { return a.stamp < b.stamp; }
+    uint32_t place(Leaf leaf) const noexcept { return index_of((*table_)[leaf.id].prev); }
+    void set_place(Leaf leaf, uint32_t place) const noexcept {
+      (*table_)[leaf.id].prev = SpanId{place};
+    }
+
+   private:
+    BlockTable* table_;
   };
   void push(SpanId id) noexcept;
-  void pop() noexcept;
+  void take_out(SpanId id) noexcept;
 
   BlockTable& table_;
-  VirtualArray<Leaf> heap_;  // Place::kListed: every leaf, and what has got holds since
-  size_t size_ = 0;
-  uint64_t age_ = 0;  // L
+  IndexedHeap<Leaves> heap_;  // Place::kListed: every leaf, and what has got holds since
+  uint64_t age_ = 0;          // L
   uint64_t now_ = 0;
 };
 
@@ -66,6 +80,7 @@ void LfuPolicy::touch(std::span<const SpanId> path, const Use& use) noexcept {
     span.stamp = (age_ + span.list) << kTimeBits | now_;
     span.last_request = use.request.serial;
   }
+  if (!path.empty() && table_[path.back()].holds == 0) released(path.back());
 }
 
 void LfuPolicy::split(SpanId head_id, SpanId tail_id) noexcept {
@@ -77,21 +92,19 @@ void LfuPolicy::split(SpanId head_id, SpanId tail_id) noexcept {
 }
 
 EvictionPolicy::Victim LfuPolicy::oldest() noexcept {
-  while (size_ > 0) {
-    auto [stamp, id] = heap_[0];
+  while (!heap_.empty()) {
+    auto [stamp, id] = heap_.top();
     Span& span = table_[id];
     if (span.holds == 0 && span.stamp == stamp) return {id, span.length};
-    pop();
+    take_out(id);
     if (span.holds == 0) push(id);
   }
   return {};
 }
 
 void LfuPolicy::evict(SpanId id, uint32_t blocks) noexcept {
-  KV_DCHECK(heap_[0].id == id);
-  const Span& span = table_[id];
-  age_ = std::max(age_, span.stamp >> kTimeBits);
-  if (blocks == span.length) pop();
+  age_ = std::max(age_, table_[id].stamp >> kTimeBits);
+  withdraw(id, blocks);
 }
 
 void LfuPolicy::released(SpanId id) noexcept {
@@ -99,24 +112,22 @@ void LfuPolicy::released(SpanId id) noexcept {
 }
 
 void LfuPolicy::push(SpanId id) noexcept {
-  heap_.grow(++size_);
-  heap_[size_ - 1] = {table_[id].stamp, id};
-  std::push_heap(heap_.data(), heap_.data() + size_, std::greater());
+  heap_.push({table_[id].stamp, id});
   table_[id].place = Place::kListed;
 }
 
-void LfuPolicy::pop() noexcept {
-  table_[heap_[0].id].place = Place::kInside;
-  std::pop_heap(heap_.data(), heap_.data() + size_, std::greater());
-  --size_;
+void LfuPolicy::take_out(SpanId id) noexcept {
+  heap_.erase({0, id});
+  table_[id].place = Place::kInside;
 }
 
 void LfuPolicy::check_invariants() const {
   std::vector<bool> seen(table_.record_limit());
-  for (size_t i = 0; i < size_; ++i) {
-    const auto& [stamp, id] = heap_[i];
+  heap_.check_invariants();
+  for (size_t i = 0; i < heap_.size(); ++i) {
+    const auto [stamp, id] = heap_[i];
     KV_INVARIANT(table_[id].place == Place::kListed && !seen[index_of(id)]);
-    KV_INVARIANT(stamp <= table_[id].stamp && heap_[(i - (i > 0)) / 2].stamp <= stamp);
+    KV_INVARIANT(stamp <= table_[id].stamp);
     seen[index_of(id)] = true;
   }
   table_.for_each([&](SpanId id) {
@@ -129,8 +140,8 @@ void LfuPolicy::check_invariants() const {
 
 }  // namespace
 
-std::unique_ptr<EvictionPolicy> make_lfu(BlockTable& table, uint32_t num_blocks) {
-  return std::make_unique<LfuPolicy>(table, num_blocks);
+std::unique_ptr<EvictionPolicy> make_lfu(BlockTable& table, uint32_t) {
+  return std::make_unique<LfuPolicy>(table);
 }
 
 }  // namespace kvcore

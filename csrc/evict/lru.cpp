@@ -44,7 +44,7 @@ class LruPolicy final : public EvictionPolicy {
     table_.for_each([this](SpanId id) {
       const Span& span = table_[id];
       const Span& above = table_[span.parent];
-      if (span.vacant || above.vacant || span.parent == kRootSpan) return;
+      if (!table_.shows_all() || span.vacant || above.vacant || span.parent == kRootSpan) return;
       KV_INVARIANT(above.stamp >= span.stamp);
     });
   }

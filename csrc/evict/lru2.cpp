@@ -43,6 +43,7 @@ class Lru2Policy final : public EvictionPolicy {
   void enter(SpanId id, std::optional<uint32_t> position) noexcept override;
   void touch(std::span<const SpanId> path, const Use& use) noexcept override;
   void split(SpanId head_id, SpanId tail_id) noexcept override;
+  void resize(uint32_t num_blocks) noexcept override { num_blocks_ = num_blocks; }
   Victim oldest() noexcept override;
   void evict(SpanId id, uint32_t blocks) noexcept override;
   void withdraw(SpanId id, uint32_t blocks) noexcept override;
@@ -70,7 +71,7 @@ class Lru2Policy final : public EvictionPolicy {
   }
 
   BlockTable& table_;
-  const uint32_t num_blocks_;
+  uint32_t num_blocks_;
   RecencyOrder once_, again_;
   BlockHistory history_;
   uint32_t resident_blocks_ = 0;
@@ -152,7 +153,7 @@ void Lru2Policy::check_invariants() const {
     resident += span.length;
     KV_INVARIANT(last_use(span) <= now_ && last_use(span) > 0);
     const Span& above = table_[span.parent];
-    if (span.parent == kRootSpan || above.vacant) return;
+    if (!table_.shows_all() || span.parent == kRootSpan || above.vacant) return;
     KV_INVARIANT(last_use(above) >= last_use(span));
     KV_INVARIANT(above.list == kAgain || span.list == kOnce);
   });

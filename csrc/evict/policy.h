@@ -55,8 +55,9 @@ class EvictionPolicy {
     return {};
   }
 
-  // A span has got its blocks: a new one, whose first is missing[position]; or a vacant one, which
-  // was asked for before. touch() follows for the same path.
+  // A span has got its blocks: a new one, whose first is missing[position]; or, with no
+  // position, a vacant one, which was asked for before, or one that comes from another policy,
+  // which has not left its marks (Span::forget_order). touch() follows for the same path.
   virtual void enter(SpanId span, std::optional<uint32_t> position) noexcept = 0;
 
   // A request has used these spans, the root's child first; vacant ones are not among them. All
@@ -71,11 +72,14 @@ class EvictionPolicy {
   // `head` was split off `tail`, which kept its place.
   virtual void split(SpanId head, SpanId tail) noexcept = 0;
 
-  // The leaf that should lose blocks next.
+  // The blocks that it orders, and that are free to it, are so many, at most what it was made for.
+  virtual void resize(uint32_t num_blocks) noexcept { (void)num_blocks; }
+
+  // The leaf that should lose blocks next; perhaps with no request at hand.
   virtual Victim oldest() noexcept = 0;
 
-  // The last `blocks` of a span are about to leave: to make room; or given up by their writer, or
-  // to another policy. With its last block the span leaves the order.
+  // The last `blocks` of a span are about to leave: to make room, or for another reason, named by
+  // oldest() or not, held or not. With its last block the span leaves the order.
   virtual void evict(SpanId span, uint32_t blocks) noexcept = 0;
   virtual void withdraw(SpanId span, uint32_t blocks) noexcept = 0;
 

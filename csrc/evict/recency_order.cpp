@@ -8,11 +8,8 @@ namespace kvcore {
 
 SpanId RecencyOrder::above_in_group(SpanId id) const noexcept {
   const Span& span = table_[id];
-  SpanId up = span.parent;
-  while (table_[up].vacant) up = table_[up].parent;
-  const Span& above = table_[up];
-  bool same = up != kRootSpan && above.stamp == span.stamp && above.list == span.list &&
-              above.order == span.order;
+  SpanId up = table_.above(id);
+  bool same = up != kRootSpan && table_[up].stamp == span.stamp && table_[up].list == span.list;
   return same ? up : kRootSpan;
 }
 

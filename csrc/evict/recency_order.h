@@ -10,7 +10,7 @@ namespace kvcore {
 // Spans by the time of their last touch, oldest first; leaves come before what they hang from.
 //
 // Whoever touches a span touches all spans above it, so the spans that one touch was the last to
-// reach form one unbroken piece of a chain: a group (equal `stamp`, `list` and `order`). Only its
+// reach form one unbroken piece of a chain: a group (equal `stamp`, `list` and policy). Only its
 // deepest span stands in the list, for all of them (Place::kListed; the others are kInside). When
 // it leaves, the span above takes its place. So touching a chain of any number of spans moves one
 // link, and the order is exactly that of a list of blocks touched deepest first.

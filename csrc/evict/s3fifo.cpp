@@ -40,15 +40,20 @@ class S3FifoPolicy final : public EvictionPolicy {
   S3FifoPolicy(BlockTable& table, uint32_t num_blocks)
       : table_(table),
         num_blocks_(num_blocks),
-        main_limit_(num_blocks - std::max<uint32_t>(num_blocks / 10, 1)),
+        max_ghosts_(main_limit_of(num_blocks)),
+        main_limit_(max_ghosts_),
         queues_{Queue(table), Queue(table)},
-        ghosts_(main_limit_) {}
+        ghosts_(max_ghosts_) {}
 
   std::span<const uint32_t> remember(std::span<const SpanId>, std::span<const BlockHash> missing,
                                      const Use& use) noexcept override;
   void enter(SpanId id, std::optional<uint32_t> position) noexcept override;
   void touch(std::span<const SpanId> path, const Use& use) noexcept override;
   void split(SpanId head_id, SpanId tail_id) noexcept override;
+  void resize(uint32_t num_blocks) noexcept override {
+    num_blocks_ = num_blocks;
+    main_limit_ = main_limit_of(num_blocks);
+  }
   Victim oldest() noexcept override;
   void evict(SpanId id, uint32_t blocks) noexcept override;
   void withdraw(SpanId id, uint32_t blocks) noexcept override;
@@ -68,6 +73,10 @@ class S3FifoPolicy final : public EvictionPolicy {
     uint64_t blocks = 0;  // of both
   };
 
+  static uint32_t main_limit_of(uint32_t num_blocks) noexcept {
+    return num_blocks - std::min(num_blocks, std::max<uint32_t>(num_blocks / 10, 1));
+  }
+
   // Span::list: which queue, and the uses that count.
   static Which which(const Span& span) noexcept { return Which(span.list & 1); }
   static uint8_t uses(const Span& span) noexcept { return span.list >> 1; }
@@ -86,8 +95,9 @@ class S3FifoPolicy final : public EvictionPolicy {
   void add_ghosts(std::span<const BlockHash> run) noexcept;
 
   BlockTable& table_;
-  const uint32_t num_blocks_;
-  const uint32_t main_limit_;
+  uint32_t num_blocks_;
+  const uint32_t max_ghosts_;
+  uint32_t main_limit_;
   std::array<Queue, 2> queues_;
   GhostLists ghosts_;
   // Of the request at hand:
@@ -144,10 +154,10 @@ void S3FifoPolicy::touch(std::span<const SpanId> path, const Use& use) noexcept 
 }
 
 void S3FifoPolicy::add_ghosts(std::span<const BlockHash> run) noexcept {
-  run = run.first(std::min<size_t>(run.size(), main_limit_));
+  run = run.first(std::min<size_t>(run.size(), max_ghosts_));
   if (run.empty()) return;
   auto blocks = ghosts_.size(kGhosts) + static_cast<uint32_t>(run.size());
-  ghosts_.drop_oldest(kGhosts, blocks - std::min(blocks, main_limit_));
+  ghosts_.drop_oldest(kGhosts, blocks - std::min(blocks, max_ghosts_));
   ghosts_.add(kGhosts, run);
 }
 
@@ -241,7 +251,7 @@ size_t S3FifoPolicy::bytes() const noexcept {
 
 void S3FifoPolicy::check_invariants() const {
   ghosts_.check_invariants();
-  KV_INVARIANT(ghosts_.size(kGhosts) <= main_limit_);
+  KV_INVARIANT(ghosts_.size(kGhosts) <= max_ghosts_);
   std::array<size_t, 2> listed{};
   std::array<uint64_t, 2> blocks{};
   for (Which queue : {kSmall, kMain}) {

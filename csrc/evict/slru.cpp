@@ -136,7 +136,8 @@ void SlruPolicy::check_invariants() const {
     KV_INVARIANT(span.list == kProbationary || span.place <= Place::kListed);
     const Span& above = table_[span.parent];
     bool is_first = span.parent == kRootSpan || above.vacant;
-    KV_INVARIANT(is_first || span.list == kProbationary || above.list == kProtected);
+    KV_INVARIANT(!table_.shows_all() || is_first || span.list == kProbationary ||
+                 above.list == kProtected);
     blocks[span.list] += span.length;
   });
   KV_INVARIANT(blocks == blocks_);

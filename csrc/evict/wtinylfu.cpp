@@ -45,6 +45,10 @@ class WTinyLfuPolicy final : public EvictionPolicy {
   void enter(SpanId id, std::optional<uint32_t> position) noexcept override;
   void touch(std::span<const SpanId> path, const Use& use) noexcept override;
   void split(SpanId head_id, SpanId tail_id) noexcept override;
+  void resize(uint32_t num_blocks) noexcept override {
+    num_blocks_ = std::max(num_blocks, 1u);
+    window_limit_ = std::min(window_limit_, num_blocks_);
+  }
   Victim oldest() noexcept override;
   void evict(SpanId id, uint32_t blocks) noexcept override { withdraw(id, blocks); }
   void withdraw(SpanId id, uint32_t blocks) noexcept override;
@@ -71,7 +75,7 @@ class WTinyLfuPolicy final : public EvictionPolicy {
   uint32_t frequency(SpanId id) const noexcept { return sketch_.count(table_[id].last_hash); }
 
   BlockTable& table_;
-  const uint32_t num_blocks_;
+  uint32_t num_blocks_;
   std::array<RecencyOrder, 3> lists_;
   std::array<uint32_t, 3> blocks_{};
   FrequencySketch sketch_;

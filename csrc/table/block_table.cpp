@@ -125,7 +125,8 @@ SpanId BlockTable::split(SpanId tail_id, uint32_t at) noexcept {
   head.holds = 1;
   head.filled = std::min<uint16_t>(whole.filled, head.length);
   head.vacant = whole.vacant;
-  head.order = whole.order;
+  head.tenant = whole.tenant;
+  head.second = whole.second;
   (*this)[head_id] = head;
   tail.parent = head_id;
   tail.filled = static_cast<uint16_t>(whole.filled - head.filled);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -42,6 +43,14 @@ class BlockTable {
   std::span<BlockId> block_ids(SpanId id) noexcept;
   std::span<const BlockId> block_ids(SpanId id) const noexcept;
 
+  // The nearest span above that has blocks, if it stands in the same policy's order, or kRootSpan.
+  SpanId above(SpanId id) const noexcept {
+    SpanId up = (*this)[id].parent;
+    while ((*this)[up].vacant) up = (*this)[up].parent;
+    const Span &above = (*this)[up], &span = (*this)[id];
+    return above.tenant == span.tenant && above.second == span.second ? up : kRootSpan;
+  }
+
   struct Step {
     SpanId span = kRootSpan;  // kRootSpan: no child matches
     uint32_t matched = 0;     // blocks of it that match, from its start
@@ -66,36 +75,41 @@ class BlockTable {
   void remove(SpanId id) noexcept;
 
   size_t num_spans() const noexcept { return num_spans_; }
-  size_t record_limit() const noexcept { return spans_.size(); }  // above every live SpanId
+  size_t record_limit() const noexcept { return spans_.size(); }         // above every live SpanId
   size_t record_capacity() const noexcept { return spans_.capacity(); }  // above every SpanId
   size_t bytes() const noexcept { return runs_.bytes() + index_.bytes() + spans_.bytes(); }
   // Calls `visit(SpanId)` for every span, in no order that means anything.
   template <typename Visit>
   void for_each(Visit&& visit) const {
     for (uint32_t i = 1; i < spans_.size(); ++i) {
-      if (spans_[i].length == 0 || (spans_[i].order & shown_mask_) != shown_order_) continue;
-      visit(SpanId{i});
+      const Span& span = spans_[i];
+      bool shown = span.tenant == shown_tenant_.value_or(span.tenant) &&
+                   span.second == shown_second_.value_or(span.second);
+      if (span.length != 0 && shown) visit(SpanId{i});
     }
   }
-  // While it lives, for_each shows only the spans whose order, under a mask, is that one; for the
-  // checks of policies that share a table.
-  class OneOrder {
+  // False while for_each shows one policy's spans only: what is above may have been another's for a
+  // while, so what a policy knows of neighbours need not fit.
+  bool shows_all() const noexcept { return !shown_tenant_ && !shown_second_; }
+  // While it lives, for_each shows one policy's spans only; for the checks of its order.
+  class Shown {
    public:
-    OneOrder(const BlockTable& table, uint8_t mask, uint8_t order)
-        : table_(table), mask_(table.shown_mask_), order_(table.shown_order_) {
-      table_.shown_mask_ = mask_ | mask;
-      table_.shown_order_ = static_cast<uint8_t>(order_ | order);
+    Shown(const BlockTable& table, std::optional<uint8_t> tenant, std::optional<bool> second)
+        : table_(table), tenant_(table.shown_tenant_), second_(table.shown_second_) {
+      if (tenant) table.shown_tenant_ = tenant;
+      if (second) table.shown_second_ = second;
     }
-    ~OneOrder() {
-      table_.shown_mask_ = mask_;
-      table_.shown_order_ = order_;
+    ~Shown() {
+      table_.shown_tenant_ = tenant_;
+      table_.shown_second_ = second_;
     }
-    OneOrder(const OneOrder&) = delete;
-    OneOrder& operator=(const OneOrder&) = delete;
+    Shown(const Shown&) = delete;
+    Shown& operator=(const Shown&) = delete;
 
    private:
     const BlockTable& table_;
-    const uint8_t mask_, order_;
+    const std::optional<uint8_t> tenant_;
+    const std::optional<bool> second_;
   };
   // Throws std::logic_error. Costs a walk over all spans and blocks.
   void check_invariants() const;
@@ -112,7 +126,8 @@ class BlockTable {
   size_t num_spans_ = 0;
   RunPool runs_;
   SpanIndex index_;
-  mutable uint8_t shown_mask_ = 0, shown_order_ = 0;  // for_each
+  mutable std::optional<uint8_t> shown_tenant_;  // by for_each; none: all
+  mutable std::optional<bool> shown_second_;
 };
 
 }  // namespace kvcore

@@ -34,17 +34,27 @@ struct alignas(64) Span {
   BlockHash* hashes;    // [capacity], followed by the block ids, BlockId[capacity]
   uint64_t stamp;       // policy: time of the last touch, in touches
   SpanId parent;
-  SpanId child;           // hint: the child that was made or walked last, or what it has become
-  uint32_t holds;         // what keeps it: children, leases, and 1 while in flight
-  SpanId prev, next;      // policy: links of its list
-  uint32_t last_request;  // policy: the request that touched it last
-  uint16_t length;        // blocks; 0: the record is free
-  uint16_t filled;        // blocks committed, from the start
+  SpanId child;            // hint: the child that was made or walked last, or what it has become
+  uint32_t holds;          // what keeps it: children, leases, and 1 while in flight
+  SpanId prev, next;       // policy: links of its list
+  uint32_t last_request;   // policy: the request that touched it last
+  uint16_t length;         // blocks; 0: the record is free
+  uint16_t filled;         // blocks committed, from the start
   uint8_t size_class : 7;  // of its run, see RunPool
   bool vacant : 1;
-  uint8_t order;  // which policy's it stands in; 0 where one policy has them all
-  uint8_t list;   // policy: which of its lists
-  Place place;   // policy
+  uint8_t tenant : 7;  // in whose order it stands; 0 where there are none
+  bool second : 1;     // in the second of the orders that auto may have
+  uint8_t list;        // policy: which of its lists
+  Place place;         // policy
+
+  // As if no policy had seen it.
+  void forget_order() noexcept {
+    stamp = 0;
+    prev = next = kRootSpan;
+    last_request = 0;
+    list = 0;
+    place = Place::kInside;
+  }
 
   bool in_flight() const noexcept { return filled < length && !vacant; }
   bool committed() const noexcept { return filled == length; }

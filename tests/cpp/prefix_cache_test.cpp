@@ -19,9 +19,10 @@ void live(const std::shared_ptr<PrefixCache>& cache, uint64_t seed, int rounds, 
   std::vector<std::unique_ptr<Reservation>> reservations;
   for (int round = 0; round < rounds; ++round) {
     auto hashes = chain_of(random_tokens(random, 60));
-    RequestInfo request;
+    RequestInfo request{.tenant = std::string(1, "abc"[random() % 3]),
+                        .session = std::string(1, "stu"[random() % 3])};
     size_t pick = reservations.empty() ? 0 : random() % reservations.size();
-    switch (random() % 8) {
+    switch (random() % 10) {
       case 0:
         (void)cache->match(hashes);
         break;
@@ -57,14 +58,31 @@ void live(const std::shared_ptr<PrefixCache>& cache, uint64_t seed, int rounds, 
           reservations.pop_back();
         }
         break;
+      case 7:
+        leases.push_back(std::make_unique<Lease>(cache->pin(hashes)));
+        break;
+      case 8:
+        (void)cache->keep(hashes, random() % 2 == 0 ? kNever : round * 100'000);
+        break;
       default:
         if (!leases.empty()) leases.erase(leases.begin());
     }
     if (leases.size() > 6) leases.erase(leases.begin());
     if (reservations.size() > 6) reservations.erase(reservations.begin());
-    cache->finish(request, 1);
+    const std::optional<int64_t> next_use_us[] = {std::nullopt, kNever,
+                                                  round * 100'000 + 5'000'000};
+    cache->finish(request, 1, next_use_us[random() % 3]);
     if (check) cache->check_invariants();
   }
+}
+
+// Each on or off.
+CacheOptions some_options(uint64_t bits) {
+  CacheOptions options;
+  if (bits % 2 != 0) options.tenants = {{"a", {.guarantee = 0.3}}, {"b", {.ceiling = 0.5}}};
+  if (bits % 4 > 1) options.max_kept = 0.5;
+  if (bits % 8 > 3) options.second_use = true;
+  return options;
 }
 
 void check_all_given_back(const PrefixCache& cache) {
@@ -76,7 +94,7 @@ void check_all_given_back(const PrefixCache& cache) {
 TEST_CASE("invariants hold after every call") {
   for (std::string_view policy : policy_names()) {
     for (uint64_t seed = 0; seed < 60; ++seed) {
-      auto cache = PrefixCache::create(1 + seed * 2, std::string(policy));
+      auto cache = PrefixCache::create(1 + seed * 2, std::string(policy), some_options(seed));
       live(cache, seed, 200, true);
       check_all_given_back(*cache);
     }
@@ -85,7 +103,7 @@ TEST_CASE("invariants hold after every call") {
 
 TEST_CASE("threads hammer one cache") {
   for (std::string_view policy : policy_names()) {
-    auto cache = PrefixCache::create(200, std::string(policy));
+    auto cache = PrefixCache::create(200, std::string(policy), some_options(7));
     std::vector<std::thread> threads;
     for (uint64_t seed = 0; seed < 4; ++seed) {
       threads.emplace_back([&cache, seed] { live(cache, seed, 2000, false); });

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from kvcore import Lease, PrefixCache, RequestInfo, Reservation
+from kvcore import Lease, PrefixCache, RequestInfo, Reservation, TenantQuota
 from models.chains import Hashes, chain_of, packed, rows
+from models.follower import Follower
 from models.prefix_model import ModelCache, ModelLease, ModelReservation
+from models.tenants_model import PARTS
 
 
 @dataclass
@@ -38,12 +40,13 @@ class Beside:
 
     num_blocks: int
     policy: str
+    tenants: dict[str, TenantQuota] | None = None
     leases: list[LeasePair] = field(default_factory=list)
     reservations: list[ReservationPair] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.core = PrefixCache(self.num_blocks, self.policy)
-        self.model = ModelCache(self.num_blocks, self.policy)
+        self.core = PrefixCache(self.num_blocks, self.policy, self.tenants)
+        self.model = ModelCache(self.num_blocks, self.policy, self.tenants)
         self.ids: dict[bytes, int] = {}
         self.owned: set[int] = set()
         self.chains: dict[tuple[int, ...], Chain] = {}
@@ -70,6 +73,8 @@ class Beside:
     def reserve(self, tokens: Sequence[int], request: RequestInfo | None) -> ReservationPair:
         chain = self.chain(tokens)
         core = self.core.reserve(chain.hashes, request)
+        if isinstance(self.model.policy, Follower):
+            self.model.policy.follow(rows(core.evicted.hashes), len(chain.rows))
         model = self.model.reserve(chain.rows, request)
         assert core.states.tolist() == model.states
         assert core.new_positions.tolist() == model.new_positions
@@ -164,5 +169,10 @@ class Beside:
         assert stats.evictions == model.evictions
         assert stats.finished_requests == self.finished
         assert stats.used_blocks == len(self.owned)
+        if model.tenants is not None:
+            charged = [stats.used_blocks * PARTS for stats in self.core.tenant_stats().values()]
+            assert charged == [account.used for account in model.tenants.accounts]
+            lost = [stats.evicted_blocks for stats in self.core.tenant_stats().values()]
+            assert lost == [account.evicted for account in model.tenants.accounts]
         for chain in self.chains.values():
             assert self.core.match(chain.hashes) == self.model.match(chain.rows)

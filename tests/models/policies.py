@@ -23,6 +23,7 @@ from typing import Protocol
 
 from models.block import Block
 from models.fifo_model import FifoModel
+from models.follower import Follower
 from models.lfu_model import LfuModel
 from models.lru2_model import Lru2Model
 from models.mq_model import MqModel
@@ -166,4 +167,5 @@ POLICY_MODELS: dict[str, Callable[[int], PolicyModel]] = {
     "s3fifo": S3FifoModel,
     "lfu": LfuModel,
     "arc": ArcModel,
+    "hazard": Follower,
 }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 
+from kvcore import TenantQuota
 from models.block import Block
-from models.policies import POLICY_MODELS
+from models.policies import POLICY_MODELS, PolicyModel
+from models.tenants_model import TenantsModel
 
 NEW, PRESENT, IN_FLIGHT, BYPASSED = range(4)
 
@@ -22,9 +24,13 @@ class ModelCache:
       until somebody asks for it and writes it or until nothing is below any more.
     """
 
-    def __init__(self, num_blocks: int, policy: str) -> None:
+    def __init__(
+        self, num_blocks: int, policy: str, tenants: Mapping[str, TenantQuota] | None = None
+    ) -> None:
         self.num_blocks = num_blocks
-        self.policy = POLICY_MODELS[policy](num_blocks)
+        make_policy = POLICY_MODELS[policy]
+        self.tenants = TenantsModel(make_policy, num_blocks, tenants) if tenants else None
+        self.policy: PolicyModel = self.tenants or make_policy(num_blocks)
         self.root = Block(b"", None)
         self.committed_blocks = 0
         self.in_flight_blocks = 0
@@ -34,6 +40,11 @@ class ModelCache:
     @property
     def free_blocks(self) -> int:
         return self.num_blocks - self.committed_blocks - self.in_flight_blocks
+
+    @property
+    def available(self) -> int:
+        """Blocks that the request at hand may bring though none leaves."""
+        return min(self.free_blocks, self.tenants.room()) if self.tenants else self.free_blocks
 
     def match(self, chain: Sequence[bytes]) -> int:
         return len(self._committed(chain))
@@ -48,8 +59,11 @@ class ModelCache:
         asked = self._resident(chain)
         missing = chain[len(asked) :]
         request = request or object()
+        wanted = len(missing) + sum(block.vacant for block in asked)
+        if self.tenants:
+            self.tenants.begin(request, wanted, [block for block in asked if not block.vacant])
         self.policy.remember(missing, request)
-        evicted = self._make_room(len(missing) + sum(block.vacant for block in asked), asked)
+        evicted = self._make_room(wanted, asked)
 
         reservation = ModelReservation(self, evicted)
         used: list[Block] = []
@@ -57,7 +71,7 @@ class ModelCache:
             parent = used[-1] if used else self.root
             block = parent.children.get(block_hash)
             if block is None or block.vacant:
-                if self.free_blocks == 0:
+                if self.available == 0:
                     break
                 place = None if block is not None else position - len(asked)
                 block = block or self._attach(block_hash, parent)
@@ -105,7 +119,7 @@ class ModelCache:
             )
 
         evicted: list[bytes] = []
-        while self.free_blocks < wanted and (block := self.policy.victim(leaf)) is not None:
+        while self.available < wanted and (block := self.policy.victim(leaf)) is not None:
             self.policy.evict(block)
             block.committed = False
             self.committed_blocks -= 1
