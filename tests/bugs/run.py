@@ -184,8 +184,11 @@ def run(bugs: Sequence[Bug]) -> list[str]:
 
     build(tests_without_a_bug(bugs))
     for tests in tests_without_a_bug(bugs):
-        if seen := notice(tests):
-            wrong.append(f"without a bug: {seen} fails")
+        try:
+            if seen := notice(tests):
+                wrong.append(f"without a bug: {seen} fails")
+        except Failure as failure:
+            wrong.append(f"without a bug: {failure}")
     return wrong
 
 

@@ -1,7 +1,8 @@
 """Bugs that the tests must notice, by what they are in."""
 
-from planted import cache, histories, learning, queues, table
+from planted import bindings, cache, hashes, histories, learning, queues, shares, sim, table
 from planted.bug import Bug
 
-BUGS: list[Bug] = [*table.BUGS, *cache.BUGS, *queues.BUGS, *histories.BUGS, *learning.BUGS]
+_AREAS = (hashes, table, queues, histories, learning, cache, shares, sim, bindings)
+BUGS: list[Bug] = [bug for area in _AREAS for bug in area.BUGS]
 __all__ = ["BUGS", "Bug"]

@@ -1,0 +1,86 @@
+"""In csrc/bindings: what callers get wrong is told, and views stay good."""
+
+from planted.bug import Bug
+
+_ARGUMENTS = "csrc/bindings/arguments.cpp"
+_HANDLES = "csrc/bindings/bind_handles.cpp"
+_UNIT = "test_prefix_cache.py"
+
+BUGS = [
+    Bug(
+        name="arguments-hashes-of-any-width",
+        why="rows that are not 16 bytes wide are read as if they were",
+        file=_ARGUMENTS,
+        find="view.ndim != 2 || view.shape[1] != sizeof(BlockHash) ||",
+        replace="view.ndim != 2 ||",
+        tests=f"{_UNIT} -k bad_hashes",
+    ),
+    Bug(
+        name="arguments-hashes-of-any-type",
+        why="signed bytes, or bools, pass for hashes",
+        file=_ARGUMENTS,
+        find="view.itemsize != 1 ||\n      !format.ends_with('B')) {",
+        replace="view.itemsize != 1) {",
+        tests=f"{_UNIT} -k bad_hashes",
+    ),
+    Bug(
+        name="arguments-strided-hashes",
+        why="arrays that do not lie in one piece are read as if they did",
+        file=_ARGUMENTS,
+        find="PyBUF_C_CONTIGUOUS | PyBUF_FORMAT",
+        replace="PyBUF_STRIDES | PyBUF_FORMAT",
+        tests=f"{_UNIT} -k bad_hashes",
+    ),
+    Bug(
+        name="arguments-bools-are-numbers",
+        why="True passes for 1",
+        file=_ARGUMENTS,
+        find="if (PyBool_Check(object.ptr()) || !PyIndex_Check(object.ptr())) throw",
+        replace="if (!PyIndex_Check(object.ptr())) throw",
+        tests=f"{_UNIT} -k bad_num_blocks",
+    ),
+    Bug(
+        name="arguments-integers-wrap",
+        why="a number beyond 64 bits passes for another",
+        file=_ARGUMENTS,
+        find="if (overflow != 0 || value < low || value > high) throw",
+        replace="if (value > high) throw",
+        tests=f"{_UNIT} -k 'bad_num_blocks or bad_commits or bad_output'",
+    ),
+    Bug(
+        name="arguments-none-is-a-request",
+        why="finish takes None for a request",
+        file="csrc/bindings/bind_cache.cpp",
+        find="if (!py::isinstance<RequestInfo>(request)) {",
+        replace="if (!request.is_none() && !py::isinstance<RequestInfo>(request)) {",
+        tests=f"{_UNIT} -k finish_needs",
+    ),
+    Bug(
+        name="handles-views-do-not-keep-alive",
+        why="the ids of a lease are read after it has died",
+        file=_HANDLES,
+        find="            const auto& ids = self.cast<const Lease&>().block_ids();\n"
+        "            return borrowed_array<uint32_t>(ids.data(), ids.size(), self);",
+        replace="            const auto& ids = self.cast<const Lease&>().block_ids();\n"
+        "            return borrowed_array<uint32_t>(ids.data(), ids.size(), py::none());",
+        tests=f"{_UNIT} -k 'an_array_holds or stay_valid'",
+    ),
+    Bug(
+        name="handles-with-block-commits",
+        why="the end of a with block leaves a reservation open",
+        file=_HANDLES,
+        find='[](Reservation& self, const py::args&) { self.abort(); })',
+        replace='[](Reservation&, const py::args&) {})',
+        tests=f"{_UNIT} -k with_block",
+    ),
+    Bug(
+        name="handles-states-are-shifted",
+        why="BYPASSED and IN_FLIGHT are told for each other",
+        file=_HANDLES,
+        find='.value("IN_FLIGHT", BlockState::kInFlight)\n'
+        '      .value("BYPASSED", BlockState::kBypassed)',
+        replace='.value("IN_FLIGHT", BlockState::kBypassed)\n'
+        '      .value("BYPASSED", BlockState::kInFlight)',
+        tests=f"{_UNIT} -k int_enum",
+    ),
+]

@@ -1,0 +1,99 @@
+"""In csrc/hash and kvcore/hashing.py: names of blocks."""
+
+from planted.bug import Bug
+
+_HASHER = "csrc/hash/block_hasher.cpp"
+_PYTHON = "kvcore/hashing.py"
+
+BUGS = [
+    Bug(
+        name="hash-parent-is-not-chained",
+        why="a hash names its block alone, whatever came before it",
+        file=_HASHER,
+        find="    hash = parent = digest(parent, tokens);",
+        replace="    hash = digest(parent, tokens);",
+        tests='cpp "golden chains"',
+    ),
+    Bug(
+        name="hash-message-without-parent",
+        why="short messages of xxh3 start from what the buffer held",
+        file=_HASHER,
+        find="      std::memcpy(message_, &parent, kParentBytes);\n"
+        "      std::memcpy(message_ + kParentBytes, tokens, token_bytes);\n",
+        replace="      std::memcpy(message_ + kParentBytes, tokens, token_bytes);\n",
+        tests='cpp "golden chains"',
+    ),
+    Bug(
+        name="hash-padding-one-block-short",
+        why="the length of a message of 56 to 63 bytes more than whole blocks has no room",
+        file=_HASHER,
+        find="padding_bytes_ = 64 - (bytes + 8) % 64 + 8;",
+        replace="padding_bytes_ = 64 - bytes % 64;",
+        tests="test_hash.py -k every_message_length",
+    ),
+    Bug(
+        name="hash-xxh3-in-machine-order",
+        why="hashes depend on the byte order of the machine",
+        file=_HASHER,
+        find="    XXH128_canonical_t digest;\n    XXH128_canonicalFromHash(&digest, value);\n"
+        "    return std::bit_cast<BlockHash>(digest);",
+        replace="    return std::bit_cast<BlockHash>(value);",
+        tests='cpp "golden chains"',
+    ),
+    Bug(
+        name="hash-stops-at-the-buffer",
+        why="of long blocks only what fits into the buffer counts",
+        file=_HASHER,
+        find="    XXH3_128bits_update(&state, tokens, token_bytes);",
+        replace="    XXH3_128bits_update(&state, tokens, kBufferedTokenBytes);",
+        tests='cpp "golden chains"',
+    ),
+    Bug(
+        name="fold-without-namespace",
+        why="an engine's hashes meet between namespaces",
+        file="csrc/hash/fold.cpp",
+        find="seed_(digest(kFoldLabel, namespace_seed.bytes)) {}",
+        replace="seed_(digest(kFoldLabel, BlockHash{}.bytes)) { (void)namespace_seed; }",
+        tests='cpp "golden folds"',
+    ),
+    Bug(
+        name="fold-without-label",
+        why="a fold may be the hash of a token block",
+        file="csrc/hash/fold.cpp",
+        find="seed_(digest(kFoldLabel, namespace_seed.bytes)) {}",
+        replace="seed_(namespace_seed) {}",
+        tests="test_hash.py -k 'folds_do_not_meet or fold_equals'",
+    ),
+    Bug(
+        name="namespace-without-salt",
+        why="tenants with different salts share blocks",
+        file=_PYTHON,
+        find="values = [getattr(self, f.name) for f in fields(self)]",
+        replace="values = [getattr(self, f.name) for f in fields(self) if f.repr]",
+        tests="test_hash.py -k every_field",
+    ),
+    Bug(
+        name="namespace-fields-run-together",
+        why="namespaces whose fields are parted elsewhere have one seed",
+        file=_PYTHON,
+        find='b"".join(len(part).to_bytes(8, "little") + part for part in parts)',
+        replace='b"".join(parts)',
+        tests="test_hash.py -k 'run_into or golden_namespaces'",
+    ),
+    Bug(
+        name="tokens-below-zero",
+        why="negative tokens wrap around",
+        file="csrc/bindings/_tokens.pyx",
+        find="    if seen < 0 or <uint64_t>seen > MAX_TOKEN:\n",
+        replace="    if seen > 0 and <uint64_t>seen > MAX_TOKEN:\n",
+        tests="test_hash.py -k array_item_out_of_range",
+    ),
+    Bug(
+        name="tokens-of-another-byte-order",
+        why="big-endian arrays are read as they lie",
+        file="csrc/bindings/_tokens.pyx",
+        find='cdef bint is_native = format[0] not in b"=<"',
+        replace="cdef bint is_native = True",
+        tests="test_hash.py -k every_integer_dtype",
+    ),
+]
