@@ -1,6 +1,7 @@
 # make demo    runs the main job on small traces that it makes itself
 # make test    passes the tests
 # Both do all the set-up they need, in .venv and build/. PYTHON=python3.12 chooses the Python.
+# make test-bugs [BUGS="NAME ..."]   plants bugs in a copy of the source; the tests must notice each
 # make bench BENCH=hash|table|cache|evict [JSON=file]   runs one benchmark beside its peers
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ KVCORE := $(VENV)/bin/kvcore
 SOURCES := $(shell find csrc third_party -type f) CMakeLists.txt pyproject.toml scripts/setup.sh
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint test-cpp test-sanitizers bench clean
+.PHONY: demo test lint test-cpp test-sanitizers test-bugs bench clean
 
 demo: $(VENV)/.ready
 	scripts/demo.sh $(KVCORE)
@@ -28,6 +29,9 @@ test-cpp: $(VENV)/.ready-test
 test-sanitizers: $(VENV)/.ready-test
 	scripts/test_cpp.sh asan-ubsan
 	scripts/test_cpp.sh tsan
+
+test-bugs: $(VENV)/.ready-test
+	$(VENV)/bin/python tests/bugs/run.py $(BUGS)
 
 bench: $(VENV)/.ready
 	scripts/bench.sh "$(BENCH)" $(JSON)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from models.traces import build
 
+from kvcore import PrefixCache, RequestInfo, Reservation
 from kvcore.sim import Capacity, ReplayResult, Trace, read_trace, replay, sweep
+from kvcore.sim.trace import TraceBuilder
 from kvcore.sim.workload import generate
 
 
@@ -71,6 +76,39 @@ def test_hand_counted() -> None:
     assert result.token_hit_ratio == 6 * 16 / (16 * 16 + 5 * 3)
     assert result.seconds > 0
     assert result.ns_per_block == pytest.approx(result.seconds * 1e9 / 16)
+
+
+def test_policies_are_told_all_that_the_trace_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[object, ...]] = []
+
+    class Listening:
+        """A cache that writes down who asks, and how requests end."""
+
+        def __init__(self, num_blocks: int, policy: str) -> None:
+            self.cache = PrefixCache(num_blocks, policy)
+            self.acquire, self.stats = self.cache.acquire, self.cache.stats
+
+        def reserve(self, hashes: npt.NDArray[np.uint8], request: RequestInfo) -> Reservation:
+            told.append((request.session, request.kind, request.arrival_us))
+            return self.cache.reserve(hashes, request)
+
+        def finish(self, request: RequestInfo, output_tokens: int) -> None:
+            told[-1] += (output_tokens,)
+            self.cache.finish(request, output_tokens)
+
+    monkeypatch.setattr("kvcore.sim.replay.PrefixCache", Listening)
+    builder = TraceBuilder("told", 16)
+    for number, kind in enumerate(["chat", "tool", "chat"]):
+        builder.add(
+            array("I", [number]),
+            arrival_us=1000 * number,
+            input_tokens=16,
+            output_tokens=7 + number,
+            session=number - 1,
+            kind=kind,
+        )
+    replay(builder.build(), "lru", Capacity("4"))
+    assert told == [("", "chat", 0, 7), ("0", "tool", 1000, 8), ("1", "chat", 2000, 9)]
 
 
 PROMPTS = st.lists(st.lists(st.integers(0, 2), max_size=7), min_size=1, max_size=40)

@@ -88,6 +88,18 @@ TEST_CASE("a run that goes on as it began is trimmed, not lost") {
   CHECK(ghosts.size(GhostLists::kFirst) == 0);
 }
 
+TEST_CASE("ghosts tell hashes apart by any bit") {
+  for (size_t bit = 0; bit < 8 * sizeof(BlockHash); ++bit) {
+    CAPTURE(bit);
+    BlockHash there{}, other{};
+    other.bytes[bit / 8] ^= static_cast<uint8_t>(1 << bit % 8);
+    GhostLists ghosts(10);
+    ghosts.add(GhostLists::kFirst, {&there, 1}, 1);
+    CHECK(ghosts.take({&other, 1}).blocks == 0);
+    CHECK(ghosts.take({&there, 1}).blocks == 1);
+  }
+}
+
 TEST_CASE("a ghost costs four bytes, a run of them a record and a slot") {
   constexpr uint32_t kRuns = 10'000, kLength = 100;
   GhostLists ghosts(size_t{kRuns} * kLength);

@@ -125,6 +125,17 @@ TEST_CASE("leases and reservations outlive their cache's last owner") {
   CHECK(reservation.commit(6));
 }
 
+TEST_CASE("what was asked for before counts from the first block on") {
+  AskedBefore asked(1);
+  const BlockHash chain[] = {{{0}}, {{1}}, {{2}}};
+  const BlockHash in_its_place[] = {{{1, 0, 0, 0, 0, 0, 0, 0, 9}}};
+  CHECK(asked.ask(chain) == 0);
+  CHECK(asked.ask(chain) == 3);
+  CHECK(asked.ask(in_its_place) == 0);  // the second block is forgotten
+  CHECK(asked.ask(chain) == 1);
+  CHECK(asked.ask(chain) == 3);
+}
+
 TEST_CASE("what is asked for wrongly is named") {
   CHECK_THROWS_WITH_AS(PrefixCache::create(0, "lru"),
                        "num_blocks must be from 1 to 1073741824, got 0", std::invalid_argument);

@@ -69,8 +69,8 @@ BUGS = [
         name="handles-with-block-commits",
         why="the end of a with block leaves a reservation open",
         file=_HANDLES,
-        find='[](Reservation& self, const py::args&) { self.abort(); })',
-        replace='[](Reservation&, const py::args&) {})',
+        find="[](Reservation& self, const py::args&) { self.abort(); })",
+        replace="[](Reservation&, const py::args&) {})",
         tests=f"{_UNIT} -k with_block",
     ),
     Bug(

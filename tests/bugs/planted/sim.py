@@ -201,7 +201,7 @@ BUGS = [
         file="kvcore/sim/replay.py",
         find="RequestInfo(session=session, kind=kind, arrival_us=arrival_us)",
         replace="RequestInfo(session=session, kind=kind)",
-        tests="test_replay.py",
+        tests="test_replay.py -k policies_are_told",
     ),
     Bug(
         name="replay-does-not-finish",
@@ -209,7 +209,7 @@ BUGS = [
         file="kvcore/sim/replay.py",
         find="        cache.finish(request, output_tokens)\n",
         replace="        cache.finish(request)\n",
-        tests="test_replay.py",
+        tests="test_replay.py -k policies_are_told",
     ),
     Bug(
         name="ttft-idle-engines-work-ahead",
