@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,7 @@ def test_policies_are_told_all_that_the_trace_knows(monkeypatch: pytest.MonkeyPa
             told[-1] += (output_tokens,)
             self.cache.finish(request, output_tokens)
 
-    monkeypatch.setattr("kvcore.sim.replay.PrefixCache", Listening)
+    monkeypatch.setattr(import_module("kvcore.sim.replay"), "PrefixCache", Listening)
     builder = TraceBuilder("told", 16)
     for number, kind in enumerate(["chat", "tool", "chat"]):
         builder.add(

@@ -108,9 +108,9 @@ def test_kvt_shares_what_is_kept(tmp_path: Path) -> None:
 
 
 def test_requests_are_sorted_by_arrival(tmp_path: Path) -> None:
-    late, early = {**MOONCAKE[0], "timestamp": 9}, {**MOONCAKE[1], "timestamp": 3}
+    late, early = {**MOONCAKE[0], "timestamp": 9}, {**MOONCAKE[1], "timestamp": 3, "hash_ids": [7]}
     trace = read_trace(write_jsonl(tmp_path / "t", [late, early, {**late, "hash_ids": [1]}]))
-    assert chains(trace) == [[0, 2], [0, 1], [3]]
+    assert chains(trace) == [[0], [0, 1], [2]]
     assert trace.arrival_us.tolist() == [3_000, 9_000, 9_000]
     assert trace.output_tokens.tolist() == [6, 5, 5]
 

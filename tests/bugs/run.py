@@ -38,7 +38,7 @@ SITE_PACKAGES = sysconfig.get_path("purelib")
 MAX_SECONDS = 180
 
 
-class Failure(Exception):
+class RunError(Exception):
     """What is not as it should be, but for a bug that was not noticed."""
 
 
@@ -77,7 +77,7 @@ def call(command: Sequence[str | Path], **environment: str) -> tuple[int, str]:
             timeout=MAX_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        raise Failure(f"{shlex.join(map(str, command))} took {MAX_SECONDS} s") from None
+        raise RunError(f"{shlex.join(map(str, command))} took {MAX_SECONDS} s") from None
     return done.returncode, done.stdout.decode(errors="replace")
 
 
@@ -104,7 +104,7 @@ def configure() -> None:
         [tool("cmake"), "-S", COPY, "-B", BUILD, "-GNinja", "-Wno-dev", *options], PATH=path
     )
     if status != 0:
-        raise Failure(output)
+        raise RunError(output)
 
 
 def build(tests: Iterable[str]) -> None:
@@ -112,7 +112,7 @@ def build(tests: Iterable[str]) -> None:
     targets |= {"_tokens"} & {"_tokens" for target in targets if target == "_core"}
     status, output = call([tool("ninja"), "-C", BUILD, *sorted(targets)])
     if status != 0:
-        raise Failure(f"it does not compile:\n{output}")
+        raise RunError(f"it does not compile:\n{output}")
 
 
 def is_cpp(tests: str) -> bool:
@@ -127,7 +127,7 @@ def notice(tests: str) -> str | None:
         status, output = call([binary, "--abort-after=1", *(f"-tc={w}" for w in words[1:])])
         found = re.search(r"TEST CASE:  (.*)", output)
         if re.search(r"test cases: *0 ", output):
-            raise Failure(f"no test case is called {tests}")
+            raise RunError(f"no test case is called {tests}")
     else:
         # Without site, so that no editable install of kvcore comes before the copy.
         command = [sys.executable, "-S", "-m", "pytest", "-xq", "-p", "no:cacheprovider", *words]
@@ -144,7 +144,7 @@ def notice(tests: str) -> str | None:
         return found[1]
     if status < 0:  # a signal: the process has stopped itself, or lost its way
         return f"{tests} (signal {-status})"
-    raise Failure(f"{tests} ended with status {status}:\n{output}")
+    raise RunError(f"{tests} ended with status {status}:\n{output}")
 
 
 def tests_without_a_bug(bugs: Iterable[Bug]) -> list[str]:
@@ -170,7 +170,7 @@ def run(bugs: Sequence[Bug]) -> list[str]:
                 build([bug.tests])
             built = perf_counter()
             seen = notice(bug.tests)
-        except Failure as failure:
+        except RunError as failure:
             built = perf_counter()
             wrong.append(f"{bug.name}: {failure}")
         else:
@@ -187,7 +187,7 @@ def run(bugs: Sequence[Bug]) -> list[str]:
         try:
             if seen := notice(tests):
                 wrong.append(f"without a bug: {seen} fails")
-        except Failure as failure:
+        except RunError as failure:
             wrong.append(f"without a bug: {failure}")
     return wrong
 
@@ -221,7 +221,7 @@ def main() -> int:
             bug.plant((ROOT / bug.file).read_text())
         bugs = some() if options.some else [by_name[name] for name in options.names] or BUGS
         wrong = run(bugs)
-    except (Failure, ValueError) as failure:
+    except (RunError, ValueError) as failure:
         wrong = [str(failure)]
     else:
         print(f"{len(bugs)} bugs, {len(wrong)} times not as it should be")
