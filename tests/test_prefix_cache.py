@@ -71,9 +71,9 @@ def test_a_new_cache_is_empty(policy: str) -> None:
     cache.check_invariants()
 
 
-def test_lru_is_the_default() -> None:
-    assert PrefixCache(1).policy == "lru"
-    assert repr(PrefixCache(1)) == "PrefixCache(num_blocks=1, policy='lru')"
+def test_auto_is_the_default() -> None:
+    assert PrefixCache(1).policy == "auto"
+    assert repr(PrefixCache(1)) == "PrefixCache(num_blocks=1, policy='auto')"
 
 
 # --- match --------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def test_what_made_room_is_reported() -> None:
 
 
 def test_evicted_blocks_come_after_their_descendants() -> None:
-    cache = PrefixCache(6)
+    cache = PrefixCache(6, "lru")
     put(cache, hashes_of([1, 2, 3]))
     put(cache, hashes_of([1, 2, 4, 5]))  # parts behind the second block
     reservation = cache.reserve(hashes_of([9] * 6))
