@@ -31,7 +31,7 @@ struct Use {
 //   remember(path, missing, use)   the blocks that it will bring below the spans of the path
 //   oldest() ... evict()     until there is room for what is not bypassed
 //   enter(span, ...)         for every new span
-//   touch(path, use)         all its spans
+//   touch(path, use)         all its spans; before it, others may touch what changes hands
 //   finish(use, tokens)      perhaps much later; other requests come in between
 class EvictionPolicy {
  public:
