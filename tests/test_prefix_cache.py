@@ -778,12 +778,31 @@ def test_integers_of_any_type_are_integers() -> None:
     cache.finish(RequestInfo(priority=np.int8(-3)), np.uint64(7))
 
 
-@pytest.mark.parametrize("value", ["", "LRU", " lru", "lru, arc", "random", "é", "x" * 200])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "LRU",
+        " lru",
+        "lru, arc",
+        "random",
+        "é",
+        "x" * 200,
+        "auto:",
+        "auto:lru,",
+        "auto:lru,auto",
+    ],
+)
 def test_unknown_policies(value: str) -> None:
+    known = ", ".join(POLICIES)
     with pytest.raises(
-        ValueError, match=f'^policy must be one of {", ".join(POLICIES)}, got "{value}"$'
+        ValueError, match=f'^policy must be one of {known}, or auto: .*, got "{value}"$'
     ):
         PrefixCache(5, value)
+
+
+def test_auto_among_some_policies() -> None:
+    assert PrefixCache(5, "auto:lru,s3fifo").policy == "auto:lru,s3fifo"
 
 
 @pytest.mark.parametrize("value", [None, 5, b"lru", ["lru"], True])

@@ -10,12 +10,12 @@ namespace {
 constexpr uint64_t kFirstRequests = 64;    // before the first rate is chosen
 constexpr uint64_t kRequestsARate = 4096;  // before it is looked at again
 constexpr double kSampledARequest = 0.05;
-constexpr double kMinBlocks = 8;
+constexpr double kMinBlocks = 32;
 constexpr double kPlacesARequest = 8;
 constexpr double kFade = 1 - 1.0 / 2048;
 constexpr double kMinRequests = 256;
 constexpr double kMargin = 0.005;
-constexpr double kStandardErrors = 4;
+constexpr double kStandardErrors = 3;
 
 uint32_t digest_of(const BlockHash& hash) noexcept {
   uint64_t mixed = (hash.low() ^ std::rotl(hash.high(), 32)) * 0x9E3779B97F4A7C15;

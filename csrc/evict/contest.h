@@ -19,11 +19,11 @@ namespace kvcore {
 // Blocks at every 2^k-th place of a chain are looked at and sampled by a digest of their hashes, so
 // the sample of a chain is a chain. The rate is chosen from the first requests, and anew when their
 // length changes much, so that one request in about twenty has a sampled block, but small
-// caches have at least 8 blocks; so the contest costs little beside the requests themselves.
+// caches have at least 32 blocks; so the contest costs little beside the requests themselves.
 //
 // Who leads is told from the differences of hits, request by request, which fade over some 2,000
 // sampled requests: one that finds half a percent more of the sampled blocks than the champion, by
-// more than four standard errors, takes over, and the comparison starts anew. Two that are equally
+// more than three standard errors, takes over, and the comparison starts anew. Two that are equally
 // good never change places.
 //
 // Owns the small caches. Deterministic. Not thread safe.
