@@ -136,7 +136,7 @@ class PrefixCache:
     def __init__(
         self,
         num_blocks: int,
-        policy: str = "lru",
+        policy: str = "auto",
         tenants: dict[str, TenantQuota] | None = None,
         *,
         admission: str = "all",

@@ -43,14 +43,14 @@ def scan(cache: PrefixCache, num_blocks: int, at_s: float = 0, first: int = 1000
 
 def test_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match=r"max_pinned must be from 0 to 1, got 1\.5"):
-        PrefixCache(10, max_pinned=1.5)
+        PrefixCache(10, "lru", max_pinned=1.5)
     with pytest.raises(ValueError, match="max_kept must be from 0 to 1, got nan"):
-        PrefixCache(10, max_kept=float("nan"))
+        PrefixCache(10, "lru", max_kept=float("nan"))
     with pytest.raises(TypeError, match="max_kept must be a number, got str 'x'"):
-        PrefixCache(10, max_kept="x")  # type: ignore[arg-type]
+        PrefixCache(10, "lru", max_kept="x")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="admission must be one of all, second_use, got str 'x'"):
-        PrefixCache(10, admission="x")
-    cache = PrefixCache(10, max_kept=0.5)
+        PrefixCache(10, "lru", admission="x")
+    cache = PrefixCache(10, "lru", max_kept=0.5)
     with pytest.raises(ValueError, match=r"until_us must be an int from 0 to .* got int -1"):
         cache.keep(hashes_of([1]), -1)
     with pytest.raises(ValueError, match=r"next_use_us must be an int from 0 to .* got int -1"):
@@ -58,7 +58,7 @@ def test_arguments_are_checked() -> None:
 
 
 def test_hints_need_a_bound() -> None:
-    cache = PrefixCache(10)
+    cache = PrefixCache(10, "lru")
     with pytest.raises(ValueError, match="next_use_us needs a cache with max_kept above 0"):
         cache.finish(RequestInfo(), next_use_us=5)
     with pytest.raises(ValueError, match="until_us needs a cache with max_kept above 0"):
@@ -71,7 +71,7 @@ def test_hints_need_a_bound() -> None:
 
 
 def test_a_pin_stays_until_it_is_released() -> None:
-    cache = PrefixCache(10, max_pinned=0.4)
+    cache = PrefixCache(10, "lru", max_pinned=0.4)
     serve(cache, [1] * 6)
     pin = cache.pin(hashes_of([1] * 6))
     assert pin.num_blocks == 4  # as far as the bound allows
@@ -89,7 +89,7 @@ def test_a_pin_stays_until_it_is_released() -> None:
 
 
 def test_a_pin_is_no_use() -> None:
-    cache = PrefixCache(10)
+    cache = PrefixCache(10, "lru")
     serve(cache, [1] * 5)
     serve(cache, [2] * 5)
     cache.pin(hashes_of([1] * 5)).release()
@@ -101,7 +101,7 @@ def test_a_pin_is_no_use() -> None:
 
 
 def test_a_kept_chain_stays_until_its_time_is_over() -> None:
-    cache = PrefixCache(10, max_kept=0.5)
+    cache = PrefixCache(10, "lru", max_kept=0.5)
     serve(cache, [1] * 5)
     assert cache.keep(hashes_of([1] * 5), 60 * SECOND) == 5
     assert cache.stats().kept_blocks == 5
@@ -113,7 +113,7 @@ def test_a_kept_chain_stays_until_its_time_is_over() -> None:
 
 
 def test_keeping_again_replaces_the_time() -> None:
-    cache = PrefixCache(10, max_kept=1)
+    cache = PrefixCache(10, "lru", max_kept=1)
     serve(cache, [1] * 5, at_s=5)
     cache.keep(hashes_of([1] * 5), NEVER)
     assert cache.keep(hashes_of([1] * 5), 6 * SECOND) == 5
@@ -127,7 +127,7 @@ def test_keeping_again_replaces_the_time() -> None:
 
 
 def test_what_is_kept_the_longest_goes_first() -> None:
-    cache = PrefixCache(12, max_kept=0.75)
+    cache = PrefixCache(12, "lru", max_kept=0.75)
     for token, until_us in ((1, 20), (2, NEVER), (3, NEVER), (4, 50)):
         serve(cache, [token] * 3)
         cache.keep(hashes_of([token] * 3), until_us * SECOND if until_us != NEVER else NEVER)
@@ -141,7 +141,7 @@ def test_what_is_kept_the_longest_goes_first() -> None:
 
 
 def test_a_block_counts_once() -> None:
-    cache = PrefixCache(20, max_kept=0.5)
+    cache = PrefixCache(20, "lru", max_kept=0.5)
     for end in (7, 8):
         serve(cache, [1] * 6 + [end])
         cache.keep(hashes_of([1] * 6 + [end]), NEVER)
@@ -158,7 +158,7 @@ def test_a_block_counts_once() -> None:
 def test_a_session_is_kept_until_it_is_expected_and_a_grace(where: str) -> None:
     for wait_s, grace_s in ((10, 10), (100, 25)):
         for late_s, kept in ((0, 5), (grace_s, 5), (grace_s + 1, 0)):
-            cache = PrefixCache(10, max_kept=0.5)
+            cache = PrefixCache(10, "lru", max_kept=0.5)
             if where == "finish":
                 serve(cache, [1] * 5, next_s=wait_s)
             else:
@@ -169,7 +169,7 @@ def test_a_session_is_kept_until_it_is_expected_and_a_grace(where: str) -> None:
 
 
 def test_what_finish_says_replaces_what_the_request_said() -> None:
-    cache = PrefixCache(10, max_kept=0.5)
+    cache = PrefixCache(10, "lru", max_kept=0.5)
     serve(cache, [1] * 5, at_s=50, next_use_us=NEVER, next_s=100)
     assert cache.stats().kept_blocks == 5
     serve(cache, [2] * 3, at_s=50, next_use_us=90 * SECOND, next_s=1)  # long over
@@ -177,7 +177,7 @@ def test_what_finish_says_replaces_what_the_request_said() -> None:
 
 
 def test_when_the_session_is_back_its_hint_is_over() -> None:
-    cache = PrefixCache(10, max_kept=0.5)
+    cache = PrefixCache(10, "lru", max_kept=0.5)
     serve(cache, [1] * 5, session="s", next_s=1000)
     assert cache.stats().kept_blocks == 5
     serve(cache, [1] * 3, session="other")
@@ -187,7 +187,7 @@ def test_when_the_session_is_back_its_hint_is_over() -> None:
 
 
 def test_what_never_comes_back_goes_first() -> None:
-    cache = PrefixCache(12, max_kept=0.5)
+    cache = PrefixCache(12, "lru", max_kept=0.5)
     serve(cache, [1] * 4)
     serve(cache, [2] * 4)
     serve(cache, [1, 1, 3, 3], next_s=NEVER)  # two blocks are another's as well
@@ -199,7 +199,7 @@ def test_what_never_comes_back_goes_first() -> None:
 
 def test_what_another_request_used_since_is_not_dismissed() -> None:
     for others, left in ((0, 0), (1, 4)):
-        cache = PrefixCache(8, max_kept=0.5)
+        cache = PrefixCache(8, "lru", max_kept=0.5)
         serve(cache, [2] * 4)
         request = RequestInfo()
         cache.reserve(hashes_of([1] * 4), request).commit()
@@ -272,7 +272,7 @@ def test_any_life(policy: str, seed: int) -> None:
 
 
 def test_a_full_cache_admits_what_comes_a_second_time() -> None:
-    cache = PrefixCache(10, admission="second_use")
+    cache = PrefixCache(10, "lru", admission="second_use")
     serve(cache, [1] * 8)
     assert serve(cache, [2] * 4) == 0
     assert cache.match(hashes_of([2] * 4)) == 2  # those that found room
@@ -286,7 +286,7 @@ def test_a_full_cache_admits_what_comes_a_second_time() -> None:
 def test_admission_keeps_scans_out() -> None:
     found = []
     for admission in ("all", "second_use"):
-        cache = PrefixCache(40, admission=admission)
+        cache = PrefixCache(40, "lru", admission=admission)
         rng = random.Random(0)
         found.append(0)
         for number in range(2000):
@@ -344,7 +344,7 @@ def test_hints_on_a_generated_workload() -> None:
     """Sessions that come back when they say so, between scans that would push them out."""
     hits = []
     for hinted in (False, True):
-        cache = PrefixCache(200, max_kept=0.5)
+        cache = PrefixCache(200, "lru", max_kept=0.5)
         hits.append(0)
         for turn in range(20):
             for session in range(10):

@@ -71,9 +71,9 @@ def test_a_new_cache_is_empty(policy: str) -> None:
     cache.check_invariants()
 
 
-def test_lru_is_the_default() -> None:
-    assert PrefixCache(1).policy == "lru"
-    assert repr(PrefixCache(1)) == "PrefixCache(num_blocks=1, policy='lru')"
+def test_auto_is_the_default() -> None:
+    assert PrefixCache(1).policy == "auto"
+    assert repr(PrefixCache(1)) == "PrefixCache(num_blocks=1, policy='auto')"
 
 
 # --- match --------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def test_what_made_room_is_reported() -> None:
 
 
 def test_evicted_blocks_come_after_their_descendants() -> None:
-    cache = PrefixCache(6)
+    cache = PrefixCache(6, "lru")
     put(cache, hashes_of([1, 2, 3]))
     put(cache, hashes_of([1, 2, 4, 5]))  # parts behind the second block
     reservation = cache.reserve(hashes_of([9] * 6))
@@ -778,12 +778,31 @@ def test_integers_of_any_type_are_integers() -> None:
     cache.finish(RequestInfo(priority=np.int8(-3)), np.uint64(7))
 
 
-@pytest.mark.parametrize("value", ["", "LRU", " lru", "lru, arc", "random", "é", "x" * 200])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "LRU",
+        " lru",
+        "lru, arc",
+        "random",
+        "é",
+        "x" * 200,
+        "auto:",
+        "auto:lru,",
+        "auto:lru,auto",
+    ],
+)
 def test_unknown_policies(value: str) -> None:
+    known = ", ".join(POLICIES)
     with pytest.raises(
-        ValueError, match=f'^policy must be one of {", ".join(POLICIES)}, got "{value}"$'
+        ValueError, match=f'^policy must be one of {known}, or auto: .*, got "{value}"$'
     ):
         PrefixCache(5, value)
+
+
+def test_auto_among_some_policies() -> None:
+    assert PrefixCache(5, "auto:lru,s3fifo").policy == "auto:lru,s3fifo"
 
 
 @pytest.mark.parametrize("value", [None, 5, b"lru", ["lru"], True])

@@ -55,7 +55,9 @@ Parameters
 num_blocks : int
     Blocks that there is room for; block ids are ``0 .. num_blocks - 1``.
 policy : str
-    Who leaves when there is no room: one of `POLICIES`, all of them prefix-aware.
+    Who leaves when there is no room: one of `POLICIES`, all of them prefix-aware. ``"auto"`` runs
+    hazard and moves to another where that finds more; ``"auto:lru,s3fifo"`` chooses among these and
+    starts with the first.
 tenants : dict[str, TenantQuota], optional
     Who may have how much of it, by `RequestInfo.tenant`; guarantees are at most 1 together. Who is
     not named shares the account ``""``. Each tenant has an order of eviction of its own; a tenant
@@ -219,7 +221,7 @@ void register_cache(py::module_& module) {
                                          .max_pinned = number_argument(max_pinned, "max_pinned"),
                                          .max_kept = number_argument(max_kept, "max_kept")});
            }),
-           py::arg("num_blocks"), py::arg("policy") = "lru", py::arg("tenants") = py::none(),
+           py::arg("num_blocks"), py::arg("policy") = "auto", py::arg("tenants") = py::none(),
            py::kw_only(), py::arg("admission") = "all", py::arg("max_pinned") = 0.5,
            py::arg("max_kept") = 0.0)
       .def_property_readonly("num_blocks", &PrefixCache::num_blocks)

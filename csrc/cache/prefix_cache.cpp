@@ -14,11 +14,11 @@ std::shared_ptr<PrefixCache> PrefixCache::create(uint64_t num_blocks, std::strin
     throw std::invalid_argument("num_blocks must be from 1 to " + std::to_string(kMaxBlocks) +
                                 ", got " + std::to_string(num_blocks));
   }
-  std::vector<std::string_view> known = policy_names();
-  if (std::ranges::find(known, policy) == known.end()) {
+  if (!is_policy(policy)) {
     std::string names;
-    for (std::string_view name : known) names.append(names.empty() ? "" : ", ").append(name);
-    throw std::invalid_argument("policy must be one of " + names + ", got \"" + policy + "\"");
+    for (std::string_view name : policy_names()) names.append(name).append(", ");
+    throw std::invalid_argument("policy must be one of " + names +
+                                "or auto: and some of these, got \"" + policy + "\"");
   }
   for (auto [name, share] :
        {std::pair{"max_pinned", options.max_pinned}, {"max_kept", options.max_kept}}) {

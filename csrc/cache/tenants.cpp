@@ -6,7 +6,6 @@
 #include <limits>
 #include <ranges>
 #include <stdexcept>
-#include <utility>
 
 #include "common/check.h"
 
@@ -180,10 +179,6 @@ void TenantPolicy::touch(std::span<const SpanId> path, const Use& use) noexcept 
   uint32_t tenant = tenant_of(use.request);
   take_over(path, tenant);
   order_of(tenant).touch(path, use);
-  for (SpanId id : std::exchange(kept_, {})) {
-    if (table_[id].tenant != tenant) hand_over(id, tenant);
-    if (--table_[id].holds == 0) order_of(tenant).released(id);
-  }
 }
 
 // The spans of a path come to stand in one tenant's order. They leave others' from the end on, as
@@ -331,34 +326,18 @@ bool TenantPolicy::pass_on(SpanId id, uint32_t giver, bool crowded) noexcept {
     if (keeps && keeper == giver) keeper = tenant;
   });
   if (keeper == giver) return false;
-  collect_path(id);
-  for (SpanId at : path_) {
-    if (table_[at].tenant == giver) set_users(at, (users_of(at) | bit(keeper)) & ~bit(giver));
-  }
-  if (keeper == asking_) {  // whose request is at work: its policy expects no other touch now
-    ++table_[id].holds;
-    kept_.push_back(id);
-    return true;
-  }
-  hand_over(id, keeper);
-  order_of(keeper).released(id);
-  return true;
-}
-
-// A span and those above it come to stand in a user's order.
-void TenantPolicy::hand_over(SpanId id, uint32_t keeper) noexcept {
-  collect_path(id);
-  take_over(path_, keeper);
-  order_of(keeper).touch(path_, {nobody_, now_us_});
-}
-
-// Leaves in path_ the spans down to this one, but for the vacant ones.
-void TenantPolicy::collect_path(SpanId id) noexcept {
   path_.clear();
   for (SpanId at = id; at != kRootSpan; at = table_[at].parent) {
     if (!table_[at].vacant) path_.push_back(at);
   }
   std::ranges::reverse(path_);
+  for (SpanId at : path_) {
+    if (table_[at].tenant == giver) set_users(at, (users_of(at) | bit(keeper)) & ~bit(giver));
+  }
+  take_over(path_, keeper);
+  order_of(keeper).touch(path_, {nobody_, now_us_});
+  order_of(keeper).released(id);
+  return true;
 }
 
 void TenantPolicy::lose(SpanId id, uint32_t blocks) noexcept {

@@ -124,8 +124,6 @@ class TenantPolicy final : public EvictionPolicy {
   Giver next_giver(Users others) const noexcept;
   uint32_t blocks_given(Giver giver, Users others, uint32_t blocks) const noexcept;
   bool pass_on(SpanId id, uint32_t giver, bool crowded) noexcept;
-  void hand_over(SpanId id, uint32_t keeper) noexcept;
-  void collect_path(SpanId id) noexcept;
   bool want_less(Users others) noexcept;
 
   BlockTable& table_;
@@ -136,7 +134,6 @@ class TenantPolicy final : public EvictionPolicy {
   VirtualArray<Users> users_;  // by span; 0: vacant
   uint64_t held_blocks_ = 0;
   const RequestInfo nobody_{};  // whose use passing on is
-  std::vector<SpanId> kept_;    // held, to be handed to the asking tenant at its touch
   std::vector<SpanId> path_;    // scratch
   uint32_t last_serial_ = 0;    // of the request that tenant_of() was asked about last
   uint32_t last_tenant_ = 0;

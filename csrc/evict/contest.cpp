@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <utility>
 
 namespace kvcore {
 namespace {
@@ -10,12 +11,13 @@ namespace {
 constexpr uint64_t kFirstRequests = 64;    // before the first rate is chosen
 constexpr uint64_t kRequestsARate = 4096;  // before it is looked at again
 constexpr double kSampledARequest = 0.05;
-constexpr double kMinBlocks = 8;
+constexpr double kMinBlocks = 64;
+constexpr double kMaxSampledARequest = 0.5, kMaxSampledABlock = 1.0 / 400;  // for small caches
 constexpr double kPlacesARequest = 8;
-constexpr double kFade = 1 - 1.0 / 2048;
-constexpr double kMinRequests = 256;
+constexpr uint32_t kBatch = 64;  // sampled requests that are compared together
+constexpr double kFade = 1 - 1.0 / 32;
 constexpr double kMargin = 0.005;
-constexpr double kStandardErrors = 4;
+constexpr double kStandardErrors = 3;
 
 uint32_t digest_of(const BlockHash& hash) noexcept {
   uint64_t mixed = (hash.low() ^ std::rotl(hash.high(), 32)) * 0x9E3779B97F4A7C15;
@@ -64,8 +66,9 @@ void Contest::measure(size_t length) {
 
 void Contest::choose_rate(double mean_length) {
   mean_length_ = mean_length;
-  const double rate =
-      std::min(1.0, std::max(kSampledARequest / mean_length, kMinBlocks / num_blocks_));
+  const double enough =
+      std::min(kMinBlocks / num_blocks_, kMaxSampledARequest / mean_length + kMaxSampledABlock);
+  const double rate = std::min(1.0, std::max(kSampledARequest / mean_length, enough));
   sampled_ = static_cast<uint32_t>(std::lround(1 / rate));
   const double places = std::min(mean_length / kPlacesARequest, 0.5 / rate);
   stride_ = std::bit_floor(static_cast<uint32_t>(std::max(1.0, places)));
@@ -76,9 +79,10 @@ void Contest::choose_rate(double mean_length) {
 
 // Everybody but the champion gets a cache, and what has been found so far is forgotten.
 void Contest::start_caches() {
-  requests_ = blocks_ = 0;
+  requests_ = 0;
+  blocks_ = 0;
   for (Contender& contender : contenders_) {
-    contender.lead = contender.lead_squares = 0;
+    contender.batch = contender.lead = contender.lead_squares = 0;
     const bool runs = &contender == &contenders_[champion_];
     contender.cache =
         runs ? nullptr : std::make_unique<ShadowCache>(contender.policy, shadow_blocks_);
@@ -107,20 +111,24 @@ uint32_t Contest::take_sample(const BlockTable& table, std::span<const SpanId> p
 }
 
 void Contest::compare() {
-  requests_ = requests_ * kFade + 1;
-  blocks_ = blocks_ * kFade + static_cast<double>(sample_.size());
+  blocks_ += static_cast<double>(sample_.size());
+  for (Contender& contender : contenders_) {
+    contender.batch += static_cast<double>(contender.hits) - contenders_[champion_].hits;
+  }
+  if (++requests_ < kBatch) return;
+  requests_ = 0;
   size_t best = champion_;
   for (size_t i = 0; i < contenders_.size(); ++i) {
     Contender& contender = contenders_[i];
-    const double lead = static_cast<double>(contender.hits) - contenders_[champion_].hits;
+    const double lead = std::exchange(contender.batch, 0);
     contender.lead = contender.lead * kFade + lead;
     contender.lead_squares = contender.lead_squares * kFade + lead * lead;
     if (contender.lead > contenders_[best].lead) best = i;
   }
+  const double blocks = std::exchange(blocks_, blocks_ * kFade);
   const Contender& leader = contenders_[best];
-  const bool is_sure = leader.lead > kStandardErrors * std::sqrt(leader.lead_squares);
-  if (best == champion_ || requests_ < kMinRequests || !is_sure) return;
-  if (leader.lead < kMargin * blocks_) return;
+  if (best == champion_ || leader.lead < kMargin * blocks) return;
+  if (leader.lead < kStandardErrors * std::sqrt(leader.lead_squares)) return;
   champion_ = best;
   start_caches();
 }

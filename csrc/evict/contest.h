@@ -18,13 +18,14 @@ namespace kvcore {
 //
 // Blocks at every 2^k-th place of a chain are looked at and sampled by a digest of their hashes, so
 // the sample of a chain is a chain. The rate is chosen from the first requests, and anew when their
-// length changes much, so that one request in about twenty has a sampled block, but small
-// caches have at least 8 blocks; so the contest costs little beside the requests themselves.
+// length changes much: one request in about twenty has a sampled block; or more, so that the small
+// caches have 64 blocks, as long as that costs little beside the requests themselves.
 //
-// Who leads is told from the differences of hits, request by request, which fade over some 2,000
-// sampled requests: one that finds half a percent more of the sampled blocks than the champion, by
-// more than four standard errors, takes over, and the comparison starts anew. Two that are equally
-// good never change places.
+// Who leads is told from the differences of hits, which fade over some 2,000 sampled requests: one
+// that finds half a percent more of the sampled blocks than the champion, by more than three
+// standard errors, takes over, and the comparison starts anew. Requests of one time are alike, and
+// so is by how much a small sample is off, so the errors are those of batches of 64: nobody takes
+// over before nine. Two that are equally good never change places.
 //
 // Owns the small caches. Deterministic. Not thread safe.
 class Contest {
@@ -46,7 +47,8 @@ class Contest {
   struct Contender {
     std::string policy;
     std::unique_ptr<ShadowCache> cache;  // none: the champion
-    double lead = 0, lead_squares = 0;   // over the champion, faded sums
+    double batch = 0;                    // lead over the champion since the last full batch
+    double lead = 0, lead_squares = 0;   // of batches, faded sums
     uint32_t hits = 0;                   // of the request at hand
   };
 
@@ -61,7 +63,8 @@ class Contest {
   const uint32_t num_blocks_;
   std::vector<Contender> contenders_;
   size_t champion_ = 0;
-  double requests_ = 0, blocks_ = 0;  // sampled since the champion took over, faded sums
+  uint32_t requests_ = 0;  // of the batch
+  double blocks_ = 0;      // sampled since the champion took over, a faded sum
 
   uint64_t measured_requests_ = 0, measured_blocks_ = 0;
   double mean_length_ = 0;  // that the rate was chosen for; 0: not yet

@@ -139,8 +139,9 @@ class HazardPolicy final : public EvictionPolicy {
   std::vector<Piece> pieces_;      // of missing_
   std::vector<uint32_t> borders_;  // where they begin
   size_t last_piece_ = 0;
-  uint32_t incoming_ = 0;  // blocks of missing_ that may still come
-  uint32_t entered_ = 0;   // that have come
+  uint32_t incoming_ = 0;    // blocks of missing_ that may still come
+  uint32_t entered_ = 0;     // that have come
+  uint32_t remembered_ = 0;  // whose they are: others may touch before they have come
 };
 
 size_t class_of(uint32_t uses) noexcept { return HazardModel::use_class(uses); }
@@ -340,6 +341,7 @@ std::span<const uint32_t> HazardPolicy::remember(std::span<const SpanId> path,
   missing_ = missing;
   incoming_ = static_cast<uint32_t>(missing.size());
   entered_ = 0;
+  remembered_ = request.request.serial;
   return borders_;
 }
 
@@ -364,15 +366,18 @@ void HazardPolicy::touch(std::span<const SpanId> path, const Use& request) noexc
     for (SpanId id : path) blocks += table_[id].length;
     describe(blocks, blocks, request.sampled);
   }
-  for (const Piece& piece : pieces_) {  // what has been bypassed
-    uint32_t begin = std::max(piece.begin, entered_), end = piece.begin + piece.blocks;
-    if (begin >= end) continue;
-    cohorts_[current_].blocks[class_of(piece.uses)] += end - begin;
-    bury(current_, piece.uses, missing_.subspan(begin, end - begin));
+  if (request.request.serial == remembered_) {
+    for (const Piece& piece : pieces_) {  // what has been bypassed
+      uint32_t begin = std::max(piece.begin, entered_), end = piece.begin + piece.blocks;
+      if (begin >= end) continue;
+      cohorts_[current_].blocks[class_of(piece.uses)] += end - begin;
+      bury(current_, piece.uses, missing_.subspan(begin, end - begin));
+    }
+    pieces_.clear();
+    missing_ = {};
+    incoming_ = 0;
+    remembered_ = 0;
   }
-  pieces_.clear();
-  missing_ = {};
-  incoming_ = 0;
   CohortId id = std::exchange(current_, kNoCohort);
   if (cohorts_[id].is_empty()) return cohorts_.free(id);
   if (path.empty()) return;
@@ -411,7 +416,7 @@ EvictionPolicy::Victim HazardPolicy::oldest() noexcept {
       heap_.moved(id);
       if (heap_.top() != id) continue;
     }
-    if (incoming_ > 0) {
+    if (incoming_ > 0 && current_ != kNoCohort) {
       while (pieces_[last_piece_].begin >= incoming_) --last_piece_;
       Piece& piece = pieces_[last_piece_];
       if (piece.rank < 0) {

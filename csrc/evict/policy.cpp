@@ -60,6 +60,11 @@ std::unique_ptr<EvictionPolicy> make_policy(std::string_view name, BlockTable& t
   return make_auto_of(table, num_blocks, std::move(contenders));
 }
 
+bool is_policy(std::string_view name) {
+  if (find_policy(name) != nullptr) return true;
+  return name.starts_with(kAutoOf) && !contenders_of(name.substr(kAutoOf.size())).empty();
+}
+
 std::vector<std::string_view> policy_names() {
   std::vector<std::string_view> names;
   for (const Entry& entry : kPolicies) names.push_back(entry.name);

@@ -31,7 +31,7 @@ struct Use {
 //   remember(path, missing, use)   the blocks that it will bring below the spans of the path
 //   oldest() ... evict()     until there is room for what is not bypassed
 //   enter(span, ...)         for every new span
-//   touch(path, use)         all its spans
+//   touch(path, use)         all its spans; before it, others may touch what changes hands
 //   finish(use, tokens)      perhaps much later; other requests come in between
 class EvictionPolicy {
  public:
@@ -95,7 +95,10 @@ class EvictionPolicy {
 std::unique_ptr<EvictionPolicy> make_policy(std::string_view name, BlockTable& table,
                                             uint32_t num_blocks);
 
-// The names that make_policy knows.
+// Whether make_policy knows the name.
+bool is_policy(std::string_view name);
+
+// The policies that there are; "auto:..." names choices among them.
 std::vector<std::string_view> policy_names();
 
 }  // namespace kvcore

@@ -19,6 +19,7 @@ struct alignas(64) RunPool::Chunk {
   uint32_t cell_bytes;
   uint32_t fresh;  // offset of the first cell that was never used
   uint32_t live;
+  uint32_t touched;  // the highest that `fresh` has been
   uint8_t size_class;
 
   bool has_room() const noexcept {
@@ -85,6 +86,10 @@ void* RunPool::allocate(uint8_t size_class) noexcept {
   } else {
     cell = reinterpret_cast<std::byte*>(chunk) + chunk->fresh;
     chunk->fresh += chunk->cell_bytes;
+    if (chunk->fresh > chunk->touched) {
+      touched_bytes_ += chunk->fresh - chunk->touched;
+      chunk->touched = chunk->fresh;
+    }
   }
   ++chunk->live;
   ++num_runs_;
@@ -113,7 +118,8 @@ RunPool::Chunk* RunPool::take_chunk(uint8_t size_class) noexcept {
   }
   // A cell that is given back holds a link.
   auto cell_bytes = std::max<uint32_t>(capacity(size_class) * block_bytes_, sizeof(void*));
-  *chunk = Chunk{nullptr, nullptr, nullptr, cell_bytes, sizeof(Chunk), 0, size_class};
+  const uint32_t touched = chunk->touched;
+  *chunk = Chunk{nullptr, nullptr, nullptr, cell_bytes, sizeof(Chunk), 0, touched, size_class};
   link(chunk);
   return chunk;
 }
@@ -122,6 +128,7 @@ void RunPool::retire(Chunk* chunk) noexcept {
   unlink(chunk);
   if (num_spare_ == kMaxSpareChunks) {
     --num_chunks_;
+    touched_bytes_ -= chunk->touched;
     munmap(chunk, kChunkBytes);
     return;
   }

@@ -25,11 +25,13 @@ class RunPool {
   void* allocate(uint8_t size_class) noexcept;
   void release(void* run) noexcept;
 
-  size_t bytes() const noexcept { return num_chunks_ * kChunkBytes; }
+  // What has been touched, chunk by chunk in whole pages at most.
+  size_t bytes() const noexcept { return touched_bytes_ + num_chunks_ * kPageBytes; }
   size_t num_runs() const noexcept { return num_runs_; }
 
  private:
   static constexpr size_t kChunkBytes = size_t{256} << 10;
+  static constexpr size_t kPageBytes = 4096;
   static constexpr size_t kMaxSpareChunks = 16;
   static constexpr size_t kNumClasses = 80;
 
@@ -45,6 +47,7 @@ class RunPool {
   Chunk* spare_ = nullptr;
   size_t num_spare_ = 0;
   size_t num_chunks_ = 0;
+  size_t touched_bytes_ = 0;
   size_t num_runs_ = 0;
 };
 

@@ -168,4 +168,5 @@ POLICY_MODELS: dict[str, Callable[[int], PolicyModel]] = {
     "lfu": LfuModel,
     "arc": ArcModel,
     "hazard": Follower,
+    "auto": Follower,
 }
