@@ -159,13 +159,12 @@ def run(bugs: Sequence[Bug]) -> list[str]:
     start = perf_counter()
     build(tests_without_a_bug(bugs))
     print(f"built in {perf_counter() - start:.0f} s", flush=True)
-    for bug in sorted(bugs, key=lambda bug: bug.file):
-        path = Path(bug.file)
-        sound = (ROOT / path).read_bytes()
+    for bug in sorted(bugs, key=lambda bug: bug.planted(ROOT)[0]):
+        path, text = bug.planted(ROOT)
         start, known = perf_counter(), len(wrong)
         seen: str | None = "?"
         try:
-            write(path, bug.plant(sound.decode()).encode())
+            write(path, text.encode())
             if path.suffix in (".cpp", ".h", ".pyx"):
                 build([bug.tests])
             built = perf_counter()
@@ -176,7 +175,7 @@ def run(bugs: Sequence[Bug]) -> list[str]:
         else:
             if seen is None:
                 wrong.append(f"{bug.name}: nobody noticed; {bug.why}")
-        write(path, sound)
+        write(path, (ROOT / path).read_bytes())
         if wrong[known:]:
             print(*wrong[known:], sep="\n", file=sys.stderr, flush=True)
         took = f"{built - start:4.0f} + {perf_counter() - built:.0f} s"
@@ -198,7 +197,7 @@ def some() -> list[Bug]:
     number = int(subprocess.run(command, capture_output=True, text=True).stdout or 0)
     chosen = []
     for folder in ("csrc/table/", "csrc/evict/", "csrc/cache/"):
-        bugs = [bug for bug in BUGS if bug.file.startswith(folder)]
+        bugs = [bug for bug in BUGS if bug.files.startswith(folder)]
         chosen.append(bugs[number % len(bugs)])
     return chosen
 
@@ -218,7 +217,7 @@ def main() -> int:
         return 0
     try:
         for bug in BUGS:
-            bug.plant((ROOT / bug.file).read_text())
+            bug.planted(ROOT)
         bugs = some() if options.some else [by_name[name] for name in options.names] or BUGS
         wrong = run(bugs)
     except (RunError, ValueError) as failure:

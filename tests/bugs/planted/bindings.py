@@ -2,15 +2,14 @@
 
 from planted.bug import Bug
 
-_ARGUMENTS = "csrc/bindings/arguments.cpp"
-_HANDLES = "csrc/bindings/bind_handles.cpp"
+_FILES = "csrc/bindings/*"
 _UNIT = "test_prefix_cache.py"
 
 BUGS = [
     Bug(
         name="arguments-hashes-of-any-width",
         why="rows that are not 16 bytes wide are read as if they were",
-        file=_ARGUMENTS,
+        files=_FILES,
         find="view.ndim != 2 || view.shape[1] != sizeof(BlockHash) ||",
         replace="view.ndim != 2 ||",
         tests=f"{_UNIT} -k bad_hashes",
@@ -18,7 +17,7 @@ BUGS = [
     Bug(
         name="arguments-hashes-of-any-type",
         why="signed bytes, or bools, pass for hashes",
-        file=_ARGUMENTS,
+        files=_FILES,
         find="view.itemsize != 1 ||\n      !format.ends_with('B')) {",
         replace="view.itemsize != 1) {",
         tests=f"{_UNIT} -k bad_hashes",
@@ -26,7 +25,7 @@ BUGS = [
     Bug(
         name="arguments-strided-hashes",
         why="arrays that do not lie in one piece are read as if they did",
-        file=_ARGUMENTS,
+        files=_FILES,
         find="PyBUF_C_CONTIGUOUS | PyBUF_FORMAT",
         replace="PyBUF_STRIDES | PyBUF_FORMAT",
         tests=f"{_UNIT} -k bad_hashes",
@@ -34,7 +33,7 @@ BUGS = [
     Bug(
         name="arguments-bools-are-numbers",
         why="True passes for 1",
-        file=_ARGUMENTS,
+        files=_FILES,
         find="if (PyBool_Check(object.ptr()) || !PyIndex_Check(object.ptr())) throw",
         replace="if (!PyIndex_Check(object.ptr())) throw",
         tests=f"{_UNIT} -k bad_num_blocks",
@@ -42,7 +41,7 @@ BUGS = [
     Bug(
         name="arguments-integers-wrap",
         why="a number beyond 64 bits passes for another",
-        file=_ARGUMENTS,
+        files=_FILES,
         find="if (overflow != 0 || value < low || value > high) throw",
         replace="if (value > high) throw",
         tests=f"{_UNIT} -k 'bad_num_blocks or bad_commits or bad_output'",
@@ -50,7 +49,7 @@ BUGS = [
     Bug(
         name="arguments-none-is-a-request",
         why="finish takes None for a request",
-        file="csrc/bindings/bind_cache.cpp",
+        files=_FILES,
         find="if (!py::isinstance<RequestInfo>(request)) {",
         replace="if (!request.is_none() && !py::isinstance<RequestInfo>(request)) {",
         tests=f"{_UNIT} -k finish_needs",
@@ -58,7 +57,7 @@ BUGS = [
     Bug(
         name="handles-views-do-not-keep-alive",
         why="the ids of a lease are read after it has died",
-        file=_HANDLES,
+        files=_FILES,
         find="            const auto& ids = self.cast<const Lease&>().block_ids();\n"
         "            return borrowed_array<uint32_t>(ids.data(), ids.size(), self);",
         replace="            const auto& ids = self.cast<const Lease&>().block_ids();\n"
@@ -68,7 +67,7 @@ BUGS = [
     Bug(
         name="handles-with-block-commits",
         why="the end of a with block leaves a reservation open",
-        file=_HANDLES,
+        files=_FILES,
         find="[](Reservation& self, const py::args&) { self.abort(); })",
         replace="[](Reservation&, const py::args&) {})",
         tests=f"{_UNIT} -k with_block",
@@ -76,7 +75,7 @@ BUGS = [
     Bug(
         name="handles-states-are-shifted",
         why="BYPASSED and IN_FLIGHT are told for each other",
-        file=_HANDLES,
+        files=_FILES,
         find='.value("IN_FLIGHT", BlockState::kInFlight)\n'
         '      .value("BYPASSED", BlockState::kBypassed)',
         replace='.value("IN_FLIGHT", BlockState::kBypassed)\n'
@@ -86,7 +85,7 @@ BUGS = [
     Bug(
         name="handles-abort-is-not-told",
         why="who commits after an abort is told of a wrong number",
-        file=_HANDLES,
+        files=_FILES,
         find="if (!reservation.is_open()) {",
         replace="if (false) {",
         tests=f"{_UNIT} -k committing_after",

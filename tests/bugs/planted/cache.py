@@ -2,8 +2,7 @@
 
 from planted.bug import Bug
 
-_FILE = "csrc/cache/prefix_cache.cpp"
-_POOL = "csrc/cache/block_id_pool.h"
+_FILES = "csrc/cache/*"
 _LIVES = 'test_prefix_cache_stateful.py -k "random_lives and -lru]"'
 _UNIT = "test_prefix_cache.py"
 
@@ -11,7 +10,7 @@ BUGS = [
     Bug(
         name="cache-match-sees-what-is-in-flight",
         why="blocks count as cached before their writer has committed them",
-        file=_FILE,
+        files=_FILES,
         find="    matched += visible;\n    if (visible < table_[id].length) return matched;",
         replace="    matched += blocks;\n    if (blocks < table_[id].length) return matched;",
         tests=f"{_UNIT} -k found_once",
@@ -19,7 +18,7 @@ BUGS = [
     Bug(
         name="cache-lease-holds-nothing",
         why="leased blocks are evicted",
-        file=_FILE,
+        files=_FILES,
         find="hold(lease.last_ = path_.back());",
         replace="lease.last_ = path_.back();",
         tests=f"{_UNIT} -k lease",
@@ -27,7 +26,7 @@ BUGS = [
     Bug(
         name="cache-lease-pins-its-first-span",
         why="a lease pins the top of its chain and not its end",
-        file=_FILE,
+        files=_FILES,
         find="hold(lease.last_ = path_.back());",
         replace="hold(lease.last_ = path_.front());",
         tests=_LIVES,
@@ -35,7 +34,7 @@ BUGS = [
     Bug(
         name="cache-lease-released-twice",
         why="a second release unpins what somebody else pins",
-        file=_FILE,
+        files=_FILES,
         find="cache_->unhold(std::exchange(last_, kRootSpan));",
         replace="cache_->unhold(last_);",
         tests=f"{_UNIT} -k released_twice",
@@ -43,7 +42,7 @@ BUGS = [
     Bug(
         name="cache-room-is-made-of-the-chain-itself",
         why="what the request at hand needs is evicted for it",
-        file=_FILE,
+        files=_FILES,
         find="  hold(deepest);\n  const Use use",
         replace="  hold(kRootSpan);\n  const Use use",
         tests=f"{_UNIT} -k chain_itself",
@@ -51,7 +50,7 @@ BUGS = [
     Bug(
         name="cache-evicts-what-fits-anyway",
         why="a whole span is evicted where a few blocks would do",
-        file=_FILE,
+        files=_FILES,
         find="""    if (!short_of_records) {
       blocks = static_cast<uint32_t>(std::min<uint64_t>(blocks, blocks_wanted - available));
     }
@@ -62,7 +61,7 @@ BUGS = [
     Bug(
         name="cache-evicted-ids-leak",
         why="the ids of evicted blocks are not given back",
-        file=_FILE,
+        files=_FILES,
         find="  free_ids_.give_back(ids);\n",
         replace="",
         tests='cpp "invariants hold*"',
@@ -70,7 +69,7 @@ BUGS = [
     Bug(
         name="cache-evicted-are-told-parents-first",
         why="whoever demotes evicted blocks would demote a block before its descendants",
-        file=_FILE,
+        files=_FILES,
         find="""hashes.rbegin(),
                                      hashes.rend());""",
         replace="""hashes.begin(),
@@ -80,7 +79,7 @@ BUGS = [
     Bug(
         name="cache-evicts-for-the-bypassed",
         why="room is made for blocks that the policy would rather bypass",
-        file=_FILE,
+        files=_FILES,
         find="      blocks_wanted -= blocks;\n",
         replace="",
         tests='test_prefix_cache_stateful.py -k "random_requests and -hazard]"',
@@ -88,7 +87,7 @@ BUGS = [
     Bug(
         name="cache-a-span-crosses-a-border",
         why="blocks of different history come into one span",
-        file=_FILE,
+        files=_FILES,
         find="size_t border = borders.empty() ? taken :",
         replace="size_t border = true ? taken :",
         tests='test_prefix_cache_stateful.py -k "random_requests and arc"',
@@ -96,7 +95,7 @@ BUGS = [
     Bug(
         name="cache-bypassed-blocks-are-new",
         why="states promise ids for blocks that found no room",
-        file=_FILE,
+        files=_FILES,
         find="std::fill_n(state, taken, BlockState::kNew);",
         replace="std::fill_n(state, missing.size(), BlockState::kNew);",
         tests=f"{_UNIT} -k first_that_fit",
@@ -104,7 +103,7 @@ BUGS = [
     Bug(
         name="cache-adopts-without-a-hold",
         why="a vacant span that is written again may be evicted meanwhile",
-        file=_FILE,
+        files=_FILES,
         find="  span.vacant = false;\n  hold(id);\n",
         replace="  span.vacant = false;\n",
         tests=_LIVES,
@@ -112,7 +111,7 @@ BUGS = [
     Bug(
         name="cache-adopted-stay-vacant",
         why="who writes a vacant span again never gets it published",
-        file=_FILE,
+        files=_FILES,
         find="  span.vacant = false;\n  hold(id);\n",
         replace="  hold(id);\n",
         tests=_LIVES,
@@ -120,7 +119,7 @@ BUGS = [
     Bug(
         name="cache-adopted-are-not-enough",
         why="no room is made for the vacant blocks of the chain",
-        file=_FILE,
+        files=_FILES,
         find="for (SpanId id : path_) vacant += table_[id].vacant ? table_[id].length : 0;",
         replace="",
         tests=_LIVES,
@@ -128,7 +127,7 @@ BUGS = [
     Bug(
         name="cache-split-head-is-not-held",
         why="the head of a span in flight loses its writer",
-        file=_FILE,
+        files=_FILES,
         find="  if (table_[head].in_flight()) hold(head);\n",
         replace="",
         tests=_LIVES,
@@ -136,7 +135,7 @@ BUGS = [
     Bug(
         name="cache-policy-is-not-told-of-a-split",
         why="the head of a split span has no place in the order",
-        file=_FILE,
+        files=_FILES,
         find="  policy_->split(head, id);\n",
         replace="",
         tests=_LIVES,
@@ -144,7 +143,7 @@ BUGS = [
     Bug(
         name="cache-vacant-parents-stay",
         why="a vacant span that nobody needs any more is never removed",
-        file=_FILE,
+        files=_FILES,
         find="if (!table_[parent].vacant) return policy_->released(parent);",
         replace="return policy_->released(parent);",
         tests=_LIVES,
@@ -152,7 +151,7 @@ BUGS = [
     Bug(
         name="cache-commit-publishes-one-more",
         why="a block is matched before it is written",
-        file=_FILE,
+        files=_FILES,
         find="std::min<size_t>(count - std::min(count, begin), span.length));",
         replace="std::min<size_t>(count + 1 - std::min(count, begin), span.length));",
         tests=f"{_UNIT} -k committed_in_parts",
@@ -160,7 +159,7 @@ BUGS = [
     Bug(
         name="cache-commit-takes-back",
         why="a commit of fewer blocks than before is not refused",
-        file=_FILE,
+        files=_FILES,
         find="if (!open_ || count < committed_ || count > block_ids_.size()) return false;",
         replace="if (!open_ || count > block_ids_.size()) return false;",
         tests=f"{_UNIT} -k committing_fewer",
@@ -168,7 +167,7 @@ BUGS = [
     Bug(
         name="cache-commit-keeps-the-writers-hold",
         why="what was committed can never be evicted",
-        file=_FILE,
+        files=_FILES,
         find="        if (span.committed()) cache_->unhold(id);\n",
         replace="",
         tests=_LIVES,
@@ -176,7 +175,7 @@ BUGS = [
     Bug(
         name="cache-abort-loses-ids",
         why="what a writer gives up is never free again",
-        file=_FILE,
+        files=_FILES,
         find="  free_ids_.give_back(table_.block_ids(id).last(blocks));\n",
         replace="",
         tests=f"{_UNIT} -k abort",
@@ -184,7 +183,7 @@ BUGS = [
     Bug(
         name="cache-abort-gives-back-what-is-committed",
         why="ids of published blocks are free as well",
-        file=_FILE,
+        files=_FILES,
         find="  free_ids_.give_back(table_.block_ids(id).last(blocks));\n",
         replace="  free_ids_.give_back(table_.block_ids(id));\n",
         tests=_LIVES,
@@ -192,7 +191,7 @@ BUGS = [
     Bug(
         name="cache-abort-takes-all",
         why="an abort gives up the blocks that were committed before",
-        file=_FILE,
+        files=_FILES,
         find="begin > committed_; ++piece) {\n"
         "    size_t left = std::min<size_t>(begin - committed_, piece->blocks);",
         replace="begin > 0; ++piece) {\n    size_t left = piece->blocks;",
@@ -201,7 +200,7 @@ BUGS = [
     Bug(
         name="cache-abort-drops-what-is-below",
         why="a span that its writer gives up goes, though others have blocks below",
-        file=_FILE,
+        files=_FILES,
         find="bool needed = table_[id].holds > 1;",
         replace="bool needed = table_[id].holds > 2;",
         tests=f"{_UNIT} -k 'gave_up or give_up'",
@@ -209,7 +208,7 @@ BUGS = [
     Bug(
         name="cache-time-goes-back",
         why="a late arrival turns the clock of the policies back",
-        file=_FILE,
+        files=_FILES,
         find="now_us_ = std::max(now_us_, *request.arrival_us);",
         replace="now_us_ = *request.arrival_us;",
         tests="test_hazard.py -k time_does_not",
@@ -217,7 +216,7 @@ BUGS = [
     Bug(
         name="cache-untimed-requests-stand-still",
         why="without arrival times no time passes",
-        file=_FILE,
+        files=_FILES,
         find="now_us_ += std::min(kUntimedStepUs,",
         replace="now_us_ += std::min<int64_t>(0,",
         tests="test_hazard.py -k without_a_time",
@@ -225,7 +224,7 @@ BUGS = [
     Bug(
         name="pool-takes-past-the-fresh",
         why="an id that was given back is also taken as a new one",
-        file=_POOL,
+        files=_FILES,
         find="for (BlockId& id : ids.subspan(reused)) id = BlockId{fresh_++};",
         replace="for (BlockId& id : ids.subspan(reused)) id = BlockId{fresh_};",
         tests=f"{_UNIT} -k reserve",
@@ -233,7 +232,7 @@ BUGS = [
     Bug(
         name="pool-takes-the-same-again",
         why="ids that were given back are handed out twice",
-        file=_POOL,
+        files=_FILES,
         find="    count_ -= reused;\n    std::copy_n(given_back_.data() + count_,",
         replace="    std::copy_n(given_back_.data() + count_ - reused,",
         tests=_LIVES,

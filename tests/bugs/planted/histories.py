@@ -11,22 +11,22 @@ def _lives(policy: str) -> str:
     return f'test_prefix_cache_stateful.py -k "random_lives and -{policy}]"'
 
 
-_GHOSTS = "csrc/evict/ghost_lists.cpp"
+_GHOSTS = "csrc/evict/ghost_lists*"
 _GHOSTS_TEST = 'cpp "ghosts agree*"'
-_HISTORY = "csrc/evict/block_history.cpp"
-_SKETCH = "csrc/evict/frequency_sketch.h"
+_HISTORY = "csrc/evict/block_history*"
+_SKETCH = "csrc/evict/frequency_sketch*"
 _SKETCH_TEST = "test_history_policies.py -k 'wtinylfu and paper'"
-_ARC = "csrc/evict/arc.cpp"
-_LRU2 = "csrc/evict/lru2.cpp"
-_MQ = "csrc/evict/mq.cpp"
-_TINY = "csrc/evict/wtinylfu.cpp"
-_TLRU = "csrc/evict/tlru.cpp"
+_ARC = "csrc/evict/arc*"
+_LRU2 = "csrc/evict/lru2*"
+_MQ = "csrc/evict/mq*"
+_TINY = "csrc/evict/wtinylfu*"
+_TLRU = "csrc/evict/tlru*"
 
 BUGS = [
     Bug(
         name="ghosts-take-one-too-few",
         why="the last common block of a run stays a ghost",
-        file=_GHOSTS,
+        files=_GHOSTS,
         find="      same = middle + 1;\n",
         replace="      same = middle;\n      if (differs - same == 1) break;\n",
         tests=_GHOSTS_TEST,
@@ -34,7 +34,7 @@ BUGS = [
     Bug(
         name="ghosts-drop-the-front-of-a-run",
         why="of a run the shallow blocks are dropped before the deep ones",
-        file=_GHOSTS,
+        files=_GHOSTS,
         find="if (blocks < length) return trim(id, blocks);",
         replace="if (blocks < length) return trim_front(id, blocks);",
         tests=_GHOSTS_TEST,
@@ -42,7 +42,7 @@ BUGS = [
     Bug(
         name="ghosts-drop-the-newest",
         why="the list of ghosts is shortened at its wrong end",
-        file=_GHOSTS,
+        files=_GHOSTS,
         find="SpanId id = (*this)[end_of(which)].next;\n    uint32_t length",
         replace="SpanId id = (*this)[end_of(which)].prev;\n    uint32_t length",
         tests=_GHOSTS_TEST,
@@ -50,7 +50,7 @@ BUGS = [
     Bug(
         name="ghosts-forget-is-not-counted",
         why="dropped ghosts still count to the list's size",
-        file=_GHOSTS,
+        files=_GHOSTS,
         find="  blocks_[run.which] -= blocks;\n  if (forgotten_",
         replace="  if (forgotten_",
         tests=_GHOSTS_TEST,
@@ -58,7 +58,7 @@ BUGS = [
     Bug(
         name="ghosts-fingerprint-of-half-a-hash",
         why="hashes that differ in their high half alone are one ghost",
-        file=_GHOSTS,
+        files=_GHOSTS,
         find="(hash.high() ^ 0xBF58476D1CE4E5B9);",
         replace="0xBF58476D1CE4E5B9;",
         tests='cpp "ghosts tell hashes apart*"',
@@ -66,7 +66,7 @@ BUGS = [
     Bug(
         name="ghosts-rest-keeps-the-check",
         why="a run whose front was taken is asked for the check of a block that has gone",
-        file=_GHOSTS,
+        files=_GHOSTS,
         find="  run.check = 0;\n",
         replace="",
         tests=_GHOSTS_TEST,
@@ -74,7 +74,7 @@ BUGS = [
     Bug(
         name="ghosts-twin-stays",
         why="two runs begin with one fingerprint",
-        file=_GHOSTS,
+        files=_GHOSTS,
         find="if (twin != kRootSpan && twin != id) {",
         replace="if (false) {",
         tests='cpp "a run that goes on*"',
@@ -82,7 +82,7 @@ BUGS = [
     Bug(
         name="history-grows-along-a-chain",
         why="a block may rank above the one before it, whose history was lost",
-        file=_HISTORY,
+        files=_HISTORY,
         find="    if (!values_.empty() && hit.value > values_.back()) hit.value = 0;\n",
         replace="",
         tests=_requests("mq"),
@@ -90,7 +90,7 @@ BUGS = [
     Bug(
         name="history-counts-a-piece-less",
         why="of the blocks that come, the last piece that is worth it is left out",
-        file=_HISTORY,
+        files=_HISTORY,
         find="[&](uint64_t known) { return known >= value; });",
         replace="[&](uint64_t known) { return known > value; });",
         tests=_requests("lru2"),
@@ -98,7 +98,7 @@ BUGS = [
     Bug(
         name="history-value-of-the-next-piece",
         why="the last block of each piece gets the value of the next one",
-        file=_HISTORY,
+        files=_HISTORY,
         find="std::upper_bound(ends_.begin(), ends_.end(), position) - ends_.begin();",
         replace="std::upper_bound(ends_.begin(), ends_.end(), position + 1) - ends_.begin();",
         tests=_requests("lru2"),
@@ -106,7 +106,7 @@ BUGS = [
     Bug(
         name="history-ghosts-without-bound",
         why="ghosts are never dropped",
-        file="csrc/evict/block_history.h",
+        files="csrc/evict/block_history*",
         find="ghosts_.drop_oldest(GhostLists::kFirst, blocks - std::min(blocks, max_ghosts_));",
         replace="(void)blocks;",
         tests=_requests("lru2"),
@@ -114,7 +114,7 @@ BUGS = [
     Bug(
         name="sketch-never-ages",
         why="counts are never halved",
-        file=_SKETCH,
+        files=_SKETCH,
         find="word = word >> 1 & 0x7777777777777777;",
         replace="word = word & 0x7777777777777777;",
         tests=_SKETCH_TEST,
@@ -122,7 +122,7 @@ BUGS = [
     Bug(
         name="sketch-halves-into-the-next",
         why="the lowest bit of a counter becomes the highest of its neighbour",
-        file=_SKETCH,
+        files=_SKETCH,
         find="word = word >> 1 & 0x7777777777777777;",
         replace="word >>= 1;",
         tests=_SKETCH_TEST,
@@ -130,7 +130,7 @@ BUGS = [
     Bug(
         name="sketch-doors-stay-open",
         why="ageing leaves the doors as they are",
-        file=_SKETCH,
+        files=_SKETCH,
         find="doors_[next_ * kDoorsPerLine + i] = 0;",
         replace="doors_[next_ * kDoorsPerLine + i] |= 0;",
         tests=_SKETCH_TEST,
@@ -138,7 +138,7 @@ BUGS = [
     Bug(
         name="arc-evicts-from-the-wrong-list",
         why="T1 loses blocks when it is smaller than p",
-        file=_ARC,
+        files=_ARC,
         find="(t1_blocks_ > p_ || tie)",
         replace="(t1_blocks_ < p_ || tie)",
         tests=_requests("arc"),
@@ -146,7 +146,7 @@ BUGS = [
     Bug(
         name="arc-ghosts-in-the-wrong-list",
         why="what leaves T2 is remembered in B1",
-        file=_ARC,
+        files=_ARC,
         find="ghosts_.add(table_[id].list == kT1 ? kB1 : kB2,",
         replace="ghosts_.add(kB1,",
         tests=_requests("arc"),
@@ -154,7 +154,7 @@ BUGS = [
     Bug(
         name="arc-p-moves-by-one",
         why="a hit in B1 moves p by 1, however much longer B2 is",
-        file=_ARC,
+        files=_ARC,
         find="p_ + std::max(1.0, b2 / b1--), capacity_);",
         replace="p_ + 1, capacity_);",
         tests=_requests("arc"),
@@ -162,7 +162,7 @@ BUGS = [
     Bug(
         name="arc-hits-of-b2-do-not-shorten-it",
         why="each block of a run that was in B2 moves p as the first did",
-        file=_ARC,
+        files=_ARC,
         find="b1 / b2--), 0.0);",
         replace="b1 / b2), 0.0);",
         tests=_requests("arc"),
@@ -170,7 +170,7 @@ BUGS = [
     Bug(
         name="arc-tie-goes-to-t2",
         why="at p itself T1 loses no block for one found in B2",
-        file=_ARC,
+        files=_ARC,
         find="bool tie = t1_blocks_ == p_ && from_b2_;",
         replace="bool tie = false;",
         tests=_requests("arc"),
@@ -178,7 +178,7 @@ BUGS = [
     Bug(
         name="arc-no-promotion",
         why="what is used again stays in T1",
-        file=_ARC,
+        files=_ARC,
         find="span.list == kT2 || (used_again && above_in_t2) ? kT2 : kT1;",
         replace="span.list == kT2 || (span.list == kKnown && above_in_t2) ? kT2 : kT1;",
         tests="test_policies.py -k 'golden and rag-arc'",
@@ -186,7 +186,7 @@ BUGS = [
     Bug(
         name="arc-ghosts-bound-off-by-one",
         why="T1 and B1 may have one block more than the cache",
-        file=_ARC,
+        files=_ARC,
         find="trim(kB1, first, capacity_);",
         replace="trim(kB1, first, capacity_ + uint64_t{1});",
         tests=_requests("arc"),
@@ -194,7 +194,7 @@ BUGS = [
     Bug(
         name="arc-released-is-ignored",
         why="what was pinned when its turn came is never evicted",
-        file=_ARC,
+        files=_ARC,
         find="{ order_of(table_[id]).released(id); }",
         replace="{ (void)id; }",
         tests=_lives("arc"),
@@ -202,7 +202,7 @@ BUGS = [
     Bug(
         name="arc-split-without-its-request",
         why="the head of a split span counts its own request as another's",
-        file=_ARC,
+        files=_ARC,
         find="  head.last_request = tail.last_request;\n",
         replace="",
         tests=_lives("arc"),
@@ -210,7 +210,7 @@ BUGS = [
     Bug(
         name="arc-t1-gives-all-at-once",
         why="T1 loses a whole span, though p asks for a part of it",
-        file=_ARC,
+        files=_ARC,
         find="return {id, std::min(length, static_cast<uint32_t>(until_p))};",
         replace="return {id, length};",
         tests=_requests("arc"),
@@ -218,7 +218,7 @@ BUGS = [
     Bug(
         name="lru2-leaves-last-use",
         why="what leaves is remembered by its last use but one",
-        file=_LRU2,
+        files=_LRU2,
         find="table_.hashes(id).last(blocks), last_use(table_[id]));",
         replace="table_.hashes(id).last(blocks), last_but_one(table_[id]));",
         tests=_requests("lru2"),
@@ -226,7 +226,7 @@ BUGS = [
     Bug(
         name="lru2-twice-used-leave-first",
         why="blocks used once outlive those used again",
-        file=_LRU2,
+        files=_LRU2,
         find="span.list = before == 0 ? kOnce : kAgain;",
         replace="span.list = kAgain;",
         tests=_requests("lru2"),
@@ -234,7 +234,7 @@ BUGS = [
     Bug(
         name="lru2-one-request-is-two-uses",
         why="two touches of one request give a block its last use but one",
-        file=_LRU2,
+        files=_LRU2,
         find="span.last_request != request ? last_use(span) : last_but_one(span);",
         replace="last_use(span);",
         tests="test_policy_conformance.py -k 'one_use and lru2'",
@@ -242,7 +242,7 @@ BUGS = [
     Bug(
         name="lru2-group-of-the-path-not-listed",
         why="where a request's blocks have different histories, only the deepest are in the order",
-        file=_LRU2,
+        files=_LRU2,
         find="    if (before != above && i > 0) again_.insert(path[i - 1]);\n",
         replace="",
         tests=_requests("lru2"),
@@ -250,7 +250,7 @@ BUGS = [
     Bug(
         name="lru2-scan-evicts-what-is-used-again",
         why="what comes is not compared with what leaves for it",
-        file=_LRU2,
+        files=_LRU2,
         find="  if (worth_more <= with_room) return {};\n",
         replace="  if (worth_more <= with_room) worth_more = with_room + table_[id].length;\n",
         tests=_requests("lru2"),
@@ -258,7 +258,7 @@ BUGS = [
     Bug(
         name="lru2-withdrawn-still-count",
         why="blocks that were given up still take room",
-        file=_LRU2,
+        files=_LRU2,
         find="  resident_blocks_ -= blocks;\n",
         replace="",
         tests=_lives("lru2"),
@@ -266,7 +266,7 @@ BUGS = [
     Bug(
         name="mq-queue-of-one-use-more",
         why="a block used f times stands in queue log2(f) + 1",
-        file=_MQ,
+        files=_MQ,
         find="static_cast<uint8_t>(std::bit_width(uses) - (uses != 0));",
         replace="static_cast<uint8_t>(std::min<uint64_t>(std::bit_width(uses), 7));",
         tests=_requests("mq"),
@@ -274,7 +274,7 @@ BUGS = [
     Bug(
         name="mq-life-of-one-gap",
         why="the life time is the peak of the gaps less the use at which a block sinks",
-        file=_MQ,
+        files=_MQ,
         find="life_ = (uint64_t{1} << peak) + 1;",
         replace="life_ = uint64_t{1} << peak;",
         tests=_requests("mq"),
@@ -282,7 +282,7 @@ BUGS = [
     Bug(
         name="mq-gaps-never-fade",
         why="the life time follows the whole past",
-        file=_MQ,
+        files=_MQ,
         find="for (uint64_t& number : gaps_) num_gaps_ += number /= 2;",
         replace="for (uint64_t& number : gaps_) num_gaps_ += number / 2;",
         tests="test_history_policies.py -k 'mq and paper'",
@@ -290,7 +290,7 @@ BUGS = [
     Bug(
         name="mq-shallow-group-first",
         why="of one request's blocks those used most enter the order first",
-        file=_MQ,
+        files=_MQ,
         find="for (size_t i = path.size(); i-- > 0;) {\n    uint64_t count = uses(",
         replace="for (size_t i = 0; i < path.size(); ++i) {\n    uint64_t count = uses(",
         tests=_requests("mq"),
@@ -298,7 +298,7 @@ BUGS = [
     Bug(
         name="mq-vacant-counts-no-use",
         why="a vacant span that comes back has been used by nobody since",
-        file=_MQ,
+        files=_MQ,
         find="    span.last_request = 0;\n    return;",
         replace="    return;",
         tests=_lives("mq"),
@@ -306,7 +306,7 @@ BUGS = [
     Bug(
         name="wtinylfu-victim-stays",
         why="of equals the block that comes is taken in",
-        file=_TINY,
+        files=_TINY,
         find="frequency(candidate) <= frequency(victim)) return {candidate, 1};",
         replace="frequency(candidate) < frequency(victim)) return {candidate, 1};",
         tests=_requests("wtinylfu"),
@@ -314,7 +314,7 @@ BUGS = [
     Bug(
         name="wtinylfu-climbs-down",
         why="the window turns when the hit ratio has risen",
-        file=_TINY,
+        files=_TINY,
         find="if (hits_ * uses_before_ < hits_before_ * uses_) growing_",
         replace="if (hits_ * uses_before_ > hits_before_ * uses_) growing_",
         tests="test_history_policies.py -k 'wtinylfu and paper'",
@@ -322,7 +322,7 @@ BUGS = [
     Bug(
         name="wtinylfu-protected-without-bound",
         why="protected never hands anything down",
-        file=_TINY,
+        files=_TINY,
         find="  while (blocks_[kProtected] > main * 4 / 5) move_oldest(kProtected, kProbation);\n",
         replace="",
         tests=_requests("wtinylfu"),
@@ -330,7 +330,7 @@ BUGS = [
     Bug(
         name="wtinylfu-carries-nothing-along",
         why="a block may stand in a lower list than those below it",
-        file=_TINY,
+        files=_TINY,
         find="    list = std::max(list, below);\n",
         replace="",
         tests=_lives("wtinylfu"),
@@ -338,7 +338,7 @@ BUGS = [
     Bug(
         name="wtinylfu-misses-are-no-uses",
         why="what a request does not find is not counted",
-        file=_TINY,
+        files=_TINY,
         find="for (const BlockHash& hash : missing) sketch_.add(hash);",
         replace="",
         tests=_requests("wtinylfu"),
@@ -346,7 +346,7 @@ BUGS = [
     Bug(
         name="tlru-spares-nothing",
         why="the last blocks of conversations leave no sooner than others",
-        file=_TLRU,
+        files=_TLRU,
         find="std::max<int64_t>(spare, 0));",
         replace="std::min<int64_t>(spare, 0));",
         tests="test_history_policies.py -k tlru_spares",
@@ -354,7 +354,7 @@ BUGS = [
     Bug(
         name="tlru-spares-the-beginning",
         why="the first blocks of a chain can be spared, not the last",
-        file=_TLRU,
+        files=_TLRU,
         find="spare_blocks(span) = std::min<uint32_t>(left, span.length);",
         replace="spare_blocks(span) = i == 0 ? std::min<uint32_t>(left, span.length) : 0;",
         tests=_requests("tlru"),
@@ -362,7 +362,7 @@ BUGS = [
     Bug(
         name="tlru-split-shares-what-to-spare",
         why="head and tail of a split span can both spare as much as it could",
-        file=_TLRU,
+        files=_TLRU,
         find="spare_blocks(head) = spare_blocks(tail) - std::min<uint32_t>(spare_blocks(tail), "
         "tail.length);\n  spare_blocks(tail) -= spare_blocks(head);",
         replace="spare_blocks(head) = std::min<uint32_t>(spare_blocks(tail), head.length);\n"
@@ -372,7 +372,7 @@ BUGS = [
     Bug(
         name="tlru-spares-without-end",
         why="what a span has spared does not count as spared",
-        file=_TLRU,
+        files=_TLRU,
         find="  spare_blocks(span) -= std::min(spare_blocks(span), blocks);\n",
         replace="",
         tests=_requests("tlru"),

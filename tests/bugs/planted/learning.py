@@ -2,12 +2,11 @@
 
 from planted.bug import Bug
 
-_HAZARD = "csrc/evict/hazard.cpp"
-_MODEL = "csrc/evict/hazard_model.cpp"
-_COHORTS = "csrc/evict/cohorts.h"
-_AUTO = "csrc/evict/auto.cpp"
-_CONTEST = "csrc/evict/contest.cpp"
-_SHADOW = "csrc/evict/shadow_cache.cpp"
+_HAZARD = "csrc/evict/*hazard*"
+_COHORTS = "csrc/evict/cohorts*"
+_AUTO = "csrc/evict/auto*"
+_CONTEST = "csrc/evict/contest*"
+_SHADOW = "csrc/evict/shadow_cache*"
 _INVARIANTS = 'cpp "invariants hold*"'
 _BOOKS = 'cpp "a shadow cache keeps*"'
 _CHOICE = 'cpp "auto moves*"'
@@ -19,7 +18,7 @@ BUGS = [
     Bug(
         name="hazard-bypasses-what-is-worth-more",
         why="what comes is bypassed if it is worth more than all that is there",
-        file=_HAZARD,
+        files=_HAZARD,
         find="if (cohort.rank > piece.rank) {",
         replace="if (cohort.rank < piece.rank) {",
         tests=_HAZARD_TESTS,
@@ -27,7 +26,7 @@ BUGS = [
     Bug(
         name="hazard-leaf-has-no-heir",
         why="when a cohort's deepest span leaves, the rest can never be evicted",
-        file=_HAZARD,
+        files=_HAZARD,
         find="cohorts_[cohort].leaf = up != kRootSpan && cohort_of(table_[up]) == cohort ? up : "
         "kRootSpan;",
         replace="cohorts_[cohort].leaf = kRootSpan;",
@@ -36,7 +35,7 @@ BUGS = [
     Bug(
         name="hazard-heir-of-another-cohort",
         why="a span that another request used last becomes the leaf",
-        file=_HAZARD,
+        files=_HAZARD,
         find="up != kRootSpan && cohort_of(table_[up]) == cohort ? up : kRootSpan;",
         replace="up;",
         tests=_INVARIANTS,
@@ -44,7 +43,7 @@ BUGS = [
     Bug(
         name="hazard-released-is-not-listed",
         why="a leaf that was held when it was used is never evicted",
-        file=_HAZARD,
+        files=_HAZARD,
         find="if (cohorts_[cohort].leaf == id && !cohorts_[cohort].listed) list(cohort);",
         replace="(void)cohort;",
         tests=_INVARIANTS,
@@ -52,7 +51,7 @@ BUGS = [
     Bug(
         name="hazard-names-what-is-held",
         why="a leaf that something holds is named as the next to leave",
-        file=_HAZARD,
+        files=_HAZARD,
         find="if (leaf.holds != 0) {\n      unlist(id);",
         replace="if (leaf.holds > 1) {\n      unlist(id);",
         tests=_LIFE,
@@ -60,7 +59,7 @@ BUGS = [
     Bug(
         name="hazard-ages-are-not-advanced",
         why="what grows old without being used teaches nothing",
-        file=_HAZARD,
+        files=_HAZARD,
         find="  age(now_us_);\n",
         replace="",
         tests=_HAZARD_TESTS,
@@ -68,7 +67,7 @@ BUGS = [
     Bug(
         name="hazard-touches-are-uses",
         why="a request that touches its blocks again counts as another",
-        file=_HAZARD,
+        files=_HAZARD,
         find="if (span.vacant || before == current_) continue;",
         replace="if (span.vacant) continue;",
         tests=_INVARIANTS,
@@ -76,7 +75,7 @@ BUGS = [
     Bug(
         name="hazard-never-continues-a-session",
         why="no request is the next turn of another",
-        file=_HAZARD,
+        files=_HAZARD,
         find="bool continues = previous_.length == known;",
         replace="bool continues = false;",
         tests=_HAZARD_TESTS,
@@ -84,7 +83,7 @@ BUGS = [
     Bug(
         name="hazard-ghosts-without-bound",
         why="what has left is remembered for ever",
-        file=_HAZARD,
+        files=_HAZARD,
         find="  if (ghosts > max_ghosts_) {",
         replace="  if (ghosts > 2 * max_ghosts_) {",
         tests="test_policy_conformance.py -k 'memory and hazard'",
@@ -92,7 +91,7 @@ BUGS = [
     Bug(
         name="hazard-forgotten-still-count",
         why="a cohort whose ghosts were forgotten never ends",
-        file=_HAZARD,
+        files=_HAZARD,
         find="  forget();\n}\n\nvoid HazardPolicy::forget()",
         replace="}\n\nvoid HazardPolicy::forget()",
         tests="test_policy_conformance.py -k 'memory and hazard'",
@@ -100,7 +99,7 @@ BUGS = [
     Bug(
         name="hazard-empty-cohorts-stay",
         why="records of requests of which nothing is known any more are never freed",
-        file=_HAZARD,
+        files=_HAZARD,
         find="if (cohort.is_empty() && id != current_) cohorts_.free(id);",
         replace="",
         tests="test_hazard.py -k levels_off",
@@ -108,7 +107,7 @@ BUGS = [
     Bug(
         name="hazard-split-without-cohort",
         why="the head of a split span belongs to no request",
-        file=_HAZARD,
+        files=_HAZARD,
         find="  head.last_request = tail.last_request;\n",
         replace="",
         tests=_INVARIANTS,
@@ -116,7 +115,7 @@ BUGS = [
     Bug(
         name="hazard-rank-stands-still",
         why="between the ends of a bucket the rank does not move",
-        file=_HAZARD,
+        files=_HAZARD,
         find="(cohort.ranks.end - cohort.ranks.start) * part;",
         replace="(cohort.ranks.end - cohort.ranks.start) * 0;",
         tests=_HAZARD_TESTS,
@@ -124,7 +123,7 @@ BUGS = [
     Bug(
         name="hazard-finish-tells-nothing",
         why="the length of the answer is not learnt from",
-        file=_HAZARD,
+        files=_HAZARD,
         find="  cohort.traits.output = output_of(output_tokens);\n",
         replace="",
         tests="test_hazard.py -k answer",
@@ -132,7 +131,7 @@ BUGS = [
     Bug(
         name="model-learns-away",
         why="weights move away from what has happened",
-        file=_MODEL,
+        files=_HAZARD,
         find="values[i] -= kRate * gradient",
         replace="values[i] += kRate * gradient",
         tests=_MODEL_TESTS,
@@ -140,7 +139,7 @@ BUGS = [
     Bug(
         name="model-rank-is-the-worst-time",
         why="the index is the ratio over the longest time, not the best one",
-        file=_MODEL,
+        files=_HAZARD,
         find="if ((1 - left) * best_time > best_chance * time) {",
         replace="{",
         tests=_MODEL_TESTS,
@@ -148,7 +147,7 @@ BUGS = [
     Bug(
         name="model-bucket-off-by-one",
         why="an age at the edge belongs to the younger bucket",
-        file=_MODEL,
+        files=_HAZARD,
         find="std::upper_bound(kEdges.begin() + 1,",
         replace="std::lower_bound(kEdges.begin() + 1,",
         tests=_MODEL_TESTS,
@@ -156,7 +155,7 @@ BUGS = [
     Bug(
         name="model-trait-left-out",
         why="the length of a request is learnt as how much of it is fresh",
-        file=_MODEL,
+        files=_HAZARD,
         find="&w.length[t.length],",
         replace="&w.length[t.fresh],",
         tests=_MODEL_TESTS,
@@ -164,7 +163,7 @@ BUGS = [
     Bug(
         name="cohorts-advance-in-place",
         why="a cohort grows older but stays in the queue of its age before",
-        file=_COHORTS,
+        files=_COHORTS,
         find="    unlink(id);\n    push_back(++(*this)[id].bucket, id);",
         replace="    unlink(id);\n    push_back((*this)[id].bucket, id);",
         tests=_INVARIANTS,
@@ -172,7 +171,7 @@ BUGS = [
     Bug(
         name="auto-takes-over-in-name-alone",
         why="a span that goes over to the next policy is not taken from the one before",
-        file=_AUTO,
+        files=_AUTO,
         find="    withdraw(*id, span.length);\n",
         replace="",
         tests=_CHOICE,
@@ -180,7 +179,7 @@ BUGS = [
     Bug(
         name="auto-split-is-not-counted",
         why="the head of a split span is nobody's",
-        file=_AUTO,
+        files=_AUTO,
         find="  ++order_of(head).spans;\n",
         replace="",
         tests=_INVARIANTS,
@@ -188,7 +187,7 @@ BUGS = [
     Bug(
         name="contest-the-worst-leads",
         why="the policy that finds least takes over",
-        file=_CONTEST,
+        files=_CONTEST,
         find="if (contender.lead > contenders_[best].lead) best = i;",
         replace="if (contender.lead < contenders_[best].lead) best = i;",
         tests=_CHOICE,
@@ -196,7 +195,7 @@ BUGS = [
     Bug(
         name="contest-sample-is-no-chain",
         why="which blocks of a chain are looked at depends on its length",
-        file=_CONTEST,
+        files=_CONTEST,
         find="(stride_ - 1 - depth) & (stride_ - 1);",
         replace="0;",
         tests=_CHOICE,
@@ -204,7 +203,7 @@ BUGS = [
     Bug(
         name="shadow-released-is-not-told",
         why="the last child of a span leaves a small cache and its parent stays for ever",
-        file=_SHADOW,
+        files=_SHADOW,
         find="  if (table_[parent].holds == 0) policy_->released(parent);\n",
         replace="",
         tests=_BOOKS,
@@ -212,9 +211,179 @@ BUGS = [
     Bug(
         name="shadow-keeps-the-bypassed",
         why="a small cache takes in what its policy would bypass",
-        file=_SHADOW,
+        files=_SHADOW,
         find="static_cast<uint32_t>(missing.size()) - bypassed);",
         replace="static_cast<uint32_t>(missing.size()) - 0 * bypassed);",
+        tests=_BOOKS,
+    ),
+    Bug(
+        name="hazard-others-take-what-is-remembered",
+        why="a touch of another request ends what the one at hand has still to bring",
+        files=_HAZARD,
+        find="  if (request.request.serial == remembered_) {",
+        replace="  if (remembered_ != 0) {",
+        tests="test_tenants.py -k 'within and hazard'",
+    ),
+    Bug(
+        name="hazard-ghosts-count-no-use",
+        why="what comes back has been used as often as when it left",
+        files=_HAZARD,
+        find="      uses = one_more(uses);\n",
+        replace="",
+        tests=_HAZARD_TESTS,
+    ),
+    Bug(
+        name="hazard-bypassed-are-forgotten",
+        why="what found no room is not learnt from",
+        files=_HAZARD,
+        find="      cohorts_[current_].blocks[class_of(piece.uses)] += end - begin;\n"
+        "      bury(current_, piece.uses, missing_.subspan(begin, end - begin));\n",
+        replace="",
+        tests=_HAZARD_TESTS,
+    ),
+    Bug(
+        name="model-never-forgets",
+        why="steps grow smaller for ever, so a load that changes is not followed",
+        files=_HAZARD,
+        find="squares[i] = squares[i] * kMemory + gradient * gradient;",
+        replace="squares[i] = squares[i] + gradient * gradient;",
+        tests=_MODEL_TESTS,
+    ),
+    Bug(
+        name="model-unknown-output-is-none",
+        why="answers of unknown length count as none at all",
+        files=_HAZARD,
+        find="  follow(weights_->output[0].value, weights_->output[traits.output].value);\n",
+        replace="",
+        tests=_MODEL_TESTS,
+    ),
+    Bug(
+        name="cohorts-due-too-soon",
+        why="a cohort leaves its bucket as soon as it has come into it",
+        files=_COHORTS,
+        find="int64_t edge = HazardModel::edge_us(static_cast<int>(bucket) + 1);",
+        replace="int64_t edge = HazardModel::edge_us(static_cast<int>(bucket));",
+        tests='cpp "a cohort is due*"',
+    ),
+    Bug(
+        name="auto-leaving-stays-for-ever",
+        why="the policy before is never done, so no third one takes over",
+        files=_AUTO,
+        find="  if (leaving().spans == 0) leaving().policy.reset();\n",
+        replace="",
+        tests=_CHOICE,
+    ),
+    Bug(
+        name="auto-nothing-leaves-the-policy-before",
+        why="what has not gone over to the next policy can never be evicted",
+        files=_AUTO,
+        find="    if (victim.span != kRootSpan) return victim;",
+        replace="    if (victim.span == kRootSpan) return victim;",
+        tests=_CHOICE,
+    ),
+    Bug(
+        name="contest-lead-over-itself",
+        why="who finds less than the champion leads it",
+        files=_CONTEST,
+        find="static_cast<double>(contender.hits) - contenders_[champion_].hits;",
+        replace="static_cast<double>(contenders_[champion_].hits) - contender.hits;",
+        tests=_CHOICE,
+    ),
+    Bug(
+        name="contest-champion-finds-nothing",
+        why="what the cache itself finds is not counted",
+        files=_CONTEST,
+        find="contender.cache == nullptr ? found :",
+        replace="contender.cache == nullptr ? 0 * found :",
+        tests=_CHOICE,
+    ),
+    Bug(
+        name="contest-leads-never-fade",
+        why="what was found long ago counts as much as today",
+        files=_CONTEST,
+        find="contender.lead = contender.lead * kFade + lead;",
+        replace="contender.lead = contender.lead + lead;",
+        tests=_CHOICE,
+    ),
+    Bug(
+        name="contest-any-lead-will-do",
+        why="who finds one block more takes over",
+        files=_CONTEST,
+        find="  if (best == champion_ || leader.lead < kMargin * blocks) return;\n"
+        "  if (leader.lead < kStandardErrors * std::sqrt(leader.lead_squares)) return;\n",
+        replace="  if (best == champion_) return;\n  (void)blocks;\n  (void)leader;\n",
+        tests=_CHOICE,
+    ),
+    Bug(
+        name="contest-samples-too-little",
+        why="the sample is thinned by the stride once more, so small caches are too large for it",
+        files=_CONTEST,
+        find="std::min(1.0, rate * stride_)",
+        replace="std::min(1.0, rate)",
+        tests=_CHOICE,
+    ),
+    Bug(
+        name="contest-samples-every-place",
+        why="all blocks that are looked at are sampled, too many for the small caches",
+        files=_CONTEST,
+        find="      if (digest_of(hashes[i]) < threshold_) sample_",
+        replace="      sample_",
+        tests=_CHOICE,
+    ),
+    Bug(
+        name="contest-counts-the-vacant",
+        why="blocks that wait to be written again count as found",
+        files=_CONTEST,
+        find="    is_there = is_there && !table[id].vacant;\n",
+        replace="",
+        tests=_CHOICE,
+    ),
+    Bug(
+        name="contest-champion-keeps-its-small-cache",
+        why="who takes over is still told from its small cache",
+        files=_CONTEST,
+        find="  champion_ = best;\n  start_caches();",
+        replace="  champion_ = best;",
+        tests=_CHOICE,
+    ),
+    Bug(
+        name="shadow-room-for-one-more",
+        why="a small cache holds a block more than its size",
+        files=_SHADOW,
+        find="      std::min(num_blocks_ - used_, static_cast",
+        replace="      std::min(num_blocks_ - used_ + 1, static_cast",
+        tests=_BOOKS,
+    ),
+    Bug(
+        name="shadow-evicts-one-too-many",
+        why="a small cache always has a block free",
+        files=_SHADOW,
+        find="const uint32_t excess = wanted - (num_blocks_ - used_);",
+        replace="const uint32_t excess = wanted - (num_blocks_ - used_) + 1;",
+        tests=_BOOKS,
+    ),
+    Bug(
+        name="shadow-holds-what-it-served",
+        why="the span that a request's new blocks continue can never leave",
+        files=_SHADOW,
+        find="  --table_[deepest].holds;\n",
+        replace="",
+        tests=_BOOKS,
+    ),
+    Bug(
+        name="shadow-served-is-not-released",
+        why="the last span of a request can never leave",
+        files=_SHADOW,
+        find="  if (--table_[last].holds == 0) policy_->released(last);",
+        replace="  --table_[last].holds;",
+        tests=_BOOKS,
+    ),
+    Bug(
+        name="shadow-one-span-a-request",
+        why="blocks of different history come into one span of a small cache",
+        files=_SHADOW,
+        find="borders.empty() ? room : std::min(borders.front(), room);",
+        replace="room;",
         tests=_BOOKS,
     ),
 ]

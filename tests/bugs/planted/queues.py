@@ -11,20 +11,20 @@ def _lives(policy: str) -> str:
     return f'test_prefix_cache_stateful.py -k "random_lives and -{policy}]"'
 
 
-_RECENCY = "csrc/evict/recency_order.cpp"
-_OVERDUE = "csrc/evict/overdue_spans.h"
-_FIFO = "csrc/evict/fifo.cpp"
-_LRU = "csrc/evict/lru.cpp"
-_SLRU = "csrc/evict/slru.cpp"
-_SIEVE = "csrc/evict/sieve.cpp"
-_S3FIFO = "csrc/evict/s3fifo.cpp"
-_LFU = "csrc/evict/lfu.cpp"
+_RECENCY = "csrc/evict/recency_order*"
+_OVERDUE = "csrc/evict/overdue_spans*"
+_FIFO = "csrc/evict/fifo*"
+_LRU = "csrc/evict/lru*"
+_SLRU = "csrc/evict/slru*"
+_SIEVE = "csrc/evict/sieve*"
+_S3FIFO = "csrc/evict/s3fifo*"
+_LFU = "csrc/evict/lfu*"
 
 BUGS = [
     Bug(
         name="recency-no-heir",
         why="when the deepest span of a group leaves, the rest is in no order any more",
-        file=_RECENCY,
+        files=_RECENCY,
         find="    if (heir == kRootSpan) return take_out(id);",
         replace="    return take_out(id);",
         tests=_lives("lru"),
@@ -32,7 +32,7 @@ BUGS = [
     Bug(
         name="recency-heir-stands-inside",
         why="the span that takes its place does not know that it does",
-        file=_RECENCY,
+        files=_RECENCY,
         find="    table_[heir].place = span.place;\n",
         replace="",
         tests=_requests("lru"),
@@ -40,7 +40,7 @@ BUGS = [
     Bug(
         name="recency-heir-across-groups",
         why="a span used later takes the place of one used earlier",
-        file=_RECENCY,
+        files=_RECENCY,
         find="bool same = up != kRootSpan && table_[up].stamp == span.stamp &&",
         replace="bool same = up != kRootSpan &&",
         tests=_requests("lru"),
@@ -48,7 +48,7 @@ BUGS = [
     Bug(
         name="recency-released-comes-not-back",
         why="what was pinned when its turn came is never evicted",
-        file=_RECENCY,
+        files=_RECENCY,
         find="  if (span.place != Place::kParked) return;\n  insert(id);",
         replace="  if (span.place != Place::kParked) return;",
         tests=_lives("lru"),
@@ -56,7 +56,7 @@ BUGS = [
     Bug(
         name="recency-released-is-the-newest",
         why="what was pinned comes back as if used at its release",
-        file=_RECENCY,
+        files=_RECENCY,
         find="  if (span.place != Place::kParked) return;\n  insert(id);",
         replace="  if (span.place != Place::kParked) return;\n  push(id);",
         tests=_lives("lru"),
@@ -64,7 +64,7 @@ BUGS = [
     Bug(
         name="recency-list-before-returned",
         why="what came back waits until the list is empty",
-        file=_RECENCY,
+        files=_RECENCY,
         find="""    bool from_list = returned == kRootSpan ||
                      (listed != kRootSpan && table_[listed].stamp < table_[returned].stamp);""",
         replace="""    bool from_list = listed != kRootSpan;""",
@@ -73,7 +73,7 @@ BUGS = [
     Bug(
         name="recency-names-what-is-held",
         why="a pinned span is named as the next to leave",
-        file=_RECENCY,
+        files=_RECENCY,
         find="if (table_[id].holds == 0) {\n      if (from_list)",
         replace="if (table_[id].holds <= 1) {\n      if (from_list)",
         tests=_lives("lru"),
@@ -81,7 +81,7 @@ BUGS = [
     Bug(
         name="overdue-splits-the-wrong-way",
         why="the head of an overdue span leaves before its tail",
-        file=_OVERDUE,
+        files=_OVERDUE,
         find="table_[head].stamp = table_[tail].stamp + table_[tail].length;",
         replace="table_[head].stamp = table_[tail].stamp;",
         tests=_lives("fifo"),
@@ -89,7 +89,7 @@ BUGS = [
     Bug(
         name="overdue-turns-count-spans",
         why="a turn is counted a span, not a block, so a split runs into the next one's",
-        file=_OVERDUE,
+        files=_OVERDUE,
         find="turns_ += span.length;",
         replace="++turns_;",
         tests=_lives("fifo"),
@@ -97,7 +97,7 @@ BUGS = [
     Bug(
         name="overdue-stay-parked",
         why="what was held when its turn came is never evicted",
-        file=_OVERDUE,
+        files=_OVERDUE,
         find="    returned_.push(id);\n    table_[id].place = Place::kReturned;\n",
         replace="",
         tests=_lives("fifo"),
@@ -105,7 +105,7 @@ BUGS = [
     Bug(
         name="lru-touches-the-top",
         why="the first span of a chain stands for its group, not the deepest",
-        file=_LRU,
+        files=_LRU,
         find="order_.push(path.back());",
         replace="order_.push(path.front());",
         tests=_requests("lru"),
@@ -113,7 +113,7 @@ BUGS = [
     Bug(
         name="lru-split-without-stamp",
         why="the head of a split span is not of its tail's group",
-        file=_LRU,
+        files=_LRU,
         find="table_[head_id].stamp = table_[tail_id].stamp;",
         replace="(void)head_id, (void)tail_id;",
         tests=_lives("lru"),
@@ -121,7 +121,7 @@ BUGS = [
     Bug(
         name="lru-trimmed-span-leaves-the-order",
         why="a span that lost a part of its blocks is forgotten",
-        file=_LRU,
+        files=_LRU,
         find="if (blocks == table_[id].length) order_.remove(id);",
         replace="if (blocks <= table_[id].length) order_.remove(id);",
         tests=_requests("lru"),
@@ -129,7 +129,7 @@ BUGS = [
     Bug(
         name="fifo-use-helps",
         why="a touch puts a span behind again, as LRU does",
-        file=_FIFO,
+        files=_FIFO,
         find="if (table_[id].place != Place::kInside) continue;  // came before",
         replace="if (table_[id].place == Place::kListed) queue_.erase(id);",
         tests="test_policies.py -k 'golden and scan-fifo'",
@@ -137,7 +137,7 @@ BUGS = [
     Bug(
         name="fifo-shallowest-first",
         why="of the blocks of one request the first came first",
-        file=_FIFO,
+        files=_FIFO,
         find="for (SpanId id : path | std::views::reverse) {",
         replace="for (SpanId id : path) {",
         tests=_lives("fifo"),
@@ -145,7 +145,7 @@ BUGS = [
     Bug(
         name="fifo-split-head-at-the-wrong-side",
         why="the head of a split span leaves before its tail",
-        file=_FIFO,
+        files=_FIFO,
         find="queue_.insert_before(queue_.after(tail), head);",
         replace="queue_.insert_before(tail, head);",
         tests=_lives("fifo"),
@@ -153,7 +153,7 @@ BUGS = [
     Bug(
         name="slru-promotes-on-the-first-touch",
         why="the second touch of one request counts as a second use",
-        file=_SLRU,
+        files=_SLRU,
         find="stood ? span.last_request != use.request.serial : span.list == kKnown;",
         replace="stood || span.list == kKnown;",
         tests="test_policy_conformance.py -k 'one_use and slru'",
@@ -161,7 +161,7 @@ BUGS = [
     Bug(
         name="slru-no-promotion",
         why="nothing is ever protected",
-        file=_SLRU,
+        files=_SLRU,
         find="span.list = above_protected ? kProtected : kProbationary;",
         replace="span.list = kProbationary;",
         tests="test_policies.py -k 'golden and rag-slru'",
@@ -169,7 +169,7 @@ BUGS = [
     Bug(
         name="slru-protects-below-what-is-not",
         why="a block is protected though the one before it is not",
-        file=_SLRU,
+        files=_SLRU,
         find="above_protected = above_protected && (used_again",
         replace="above_protected = (used_again",
         tests=_lives("slru"),
@@ -177,7 +177,7 @@ BUGS = [
     Bug(
         name="slru-protected-without-bound",
         why="the protected segment takes the whole cache",
-        file=_SLRU,
+        files=_SLRU,
         find="protected_limit_(uint64_t{num_blocks} * 4 / 5),",
         replace="protected_limit_(uint64_t{num_blocks}),",
         tests=_requests("slru"),
@@ -185,7 +185,7 @@ BUGS = [
     Bug(
         name="slru-puts-back-as-the-oldest",
         why="what goes back from protected keeps its old time",
-        file=_SLRU,
+        files=_SLRU,
         find="    span.stamp = now_;\n    blocks_[kProtected] -= span.length;",
         replace="    blocks_[kProtected] -= span.length;",
         tests=_requests("slru"),
@@ -193,7 +193,7 @@ BUGS = [
     Bug(
         name="slru-split-without-list",
         why="the head of a split protected span is probationary",
-        file=_SLRU,
+        files=_SLRU,
         find="  head.list = tail.list;\n",
         replace="",
         tests=_lives("slru"),
@@ -201,7 +201,7 @@ BUGS = [
     Bug(
         name="sieve-bringing-marks",
         why="the request that brought a block marks it as well",
-        file=_SIEVE,
+        files=_SIEVE,
         find="put(id, kRootSpan, kPlain);",
         replace="put(id, kRootSpan, kMarked);",
         tests="test_policies.py -k 'golden and rag-sieve'",
@@ -209,7 +209,7 @@ BUGS = [
     Bug(
         name="sieve-hand-stays-on-what-leaves",
         why="the hand points to a span that has left the queue",
-        file=_SIEVE,
+        files=_SIEVE,
         find="    if (id == hand_) hand_ = queue_.after(id);\n",
         replace="",
         tests=_requests("sieve"),
@@ -217,7 +217,7 @@ BUGS = [
     Bug(
         name="sieve-hand-starts-over",
         why="the hand goes back to the oldest after each eviction",
-        file=_SIEVE,
+        files=_SIEVE,
         find="    if (id == hand_) hand_ = queue_.after(id);\n",
         replace="    if (id == hand_) hand_ = kRootSpan;\n",
         tests=_requests("sieve"),
@@ -225,7 +225,7 @@ BUGS = [
     Bug(
         name="sieve-marks-stay",
         why="the hand leaves marks as they are where a block cannot leave",
-        file=_SIEVE,
+        files=_SIEVE,
         find="    if (span.list == kMarked) {\n",
         replace="    if (span.list == kMarked && span.holds == 0) {\n",
         tests=_lives("sieve"),
@@ -233,7 +233,7 @@ BUGS = [
     Bug(
         name="sieve-split-without-mark",
         why="the head of a split marked span has no mark",
-        file=_SIEVE,
+        files=_SIEVE,
         find="put(head_id, queue_.after(tail_id), Mark{tail.list});",
         replace="put(head_id, queue_.after(tail_id), kPlain);",
         tests=_lives("sieve"),
@@ -241,7 +241,7 @@ BUGS = [
     Bug(
         name="sieve-never-bypasses",
         why="blocks that come are evicted for others of their own request",
-        file=_SIEVE,
+        files=_SIEVE,
         find="if (blocks_come_ && room_made_) return {};",
         replace="",
         tests=_requests("sieve"),
@@ -249,7 +249,7 @@ BUGS = [
     Bug(
         name="s3fifo-one-use-is-enough",
         why="small hands on what was used once since it came",
-        file=_S3FIFO,
+        files=_S3FIFO,
         find="if (uses(span) < (from_small ? 2 : 1)) return false;",
         replace="if (uses(span) < 1) return false;",
         tests=_requests("s3fifo"),
@@ -257,7 +257,7 @@ BUGS = [
     Bug(
         name="s3fifo-uses-without-bound",
         why="uses are counted up to 7, so what was popular goes around for longer",
-        file=_S3FIFO,
+        files=_S3FIFO,
         find="static constexpr uint8_t kMaxUses = 3;",
         replace="static constexpr uint8_t kMaxUses = 7;",
         tests=_requests("s3fifo"),
@@ -265,7 +265,7 @@ BUGS = [
     Bug(
         name="s3fifo-going-around-is-free",
         why="a block at main's end goes around without paying a use",
-        file=_S3FIFO,
+        files=_S3FIFO,
         find="packed(kMain, from_small ? 0 : uses(span) - 1);",
         replace="packed(kMain, from_small ? 0 : uses(span) / 2);",
         tests=_requests("s3fifo"),
@@ -273,7 +273,7 @@ BUGS = [
     Bug(
         name="s3fifo-main-leaves-ghosts",
         why="what leaves main is remembered as well",
-        file=_S3FIFO,
+        files=_S3FIFO,
         find="if (which(table_[id]) == kSmall) add_ghosts(",
         replace="add_ghosts(",
         tests=_requests("s3fifo"),
@@ -281,7 +281,7 @@ BUGS = [
     Bug(
         name="s3fifo-too-many-ghosts",
         why="there is one ghost more than main has blocks",
-        file=_S3FIFO,
+        files=_S3FIFO,
         find="ghosts_.drop_oldest(kGhosts, blocks - std::min(blocks, max_ghosts_));",
         replace="ghosts_.drop_oldest(kGhosts, blocks - std::min(blocks, max_ghosts_ + 1));",
         tests=_requests("s3fifo"),
@@ -289,7 +289,7 @@ BUGS = [
     Bug(
         name="s3fifo-known-come-into-small",
         why="a ghost that returns starts in the small queue",
-        file=_S3FIFO,
+        files=_S3FIFO,
         find="table_[id].list = packed(known ? kMain : kSmall, 0);",
         replace="table_[id].list = packed(position ? kSmall : kMain, 0);",
         tests=_requests("s3fifo"),
@@ -297,7 +297,7 @@ BUGS = [
     Bug(
         name="s3fifo-main-loses-one-too-few",
         why="main may keep one block above its limit",
-        file=_S3FIFO,
+        files=_S3FIFO,
         find="SpanId id = excess > 0 ? next_of(kMain) : kRootSpan;",
         replace="SpanId id = excess > 1 ? next_of(kMain) : kRootSpan;",
         tests=_requests("s3fifo"),
@@ -305,7 +305,7 @@ BUGS = [
     Bug(
         name="s3fifo-bypassed-are-forgotten",
         why="what found no room does not become a ghost",
-        file=_S3FIFO,
+        files=_S3FIFO,
         find="  if (missing_.size() > come_) add_ghosts(missing_.subspan(come_));\n",
         replace="",
         tests=_requests("s3fifo"),
@@ -313,7 +313,7 @@ BUGS = [
     Bug(
         name="lfu-never-ages",
         why="what was popular once stays for ever",
-        file=_LFU,
+        files=_LFU,
         find="  age_ = std::max(age_, table_[id].stamp >> kTimeBits);\n",
         replace="",
         tests=_requests("lfu"),
@@ -321,7 +321,7 @@ BUGS = [
     Bug(
         name="lfu-touches-are-uses",
         why="each touch of a request counts as a use",
-        file=_LFU,
+        files=_LFU,
         find="bool counts = span.list == 0 || span.last_request != use.request.serial;",
         replace="bool counts = true;",
         tests="test_policy_conformance.py -k 'one_use and lfu'",
@@ -329,7 +329,7 @@ BUGS = [
     Bug(
         name="lfu-stale-leaves-stand",
         why="a leaf is evicted by a key that it had before it was used again",
-        file=_LFU,
+        files=_LFU,
         find="if (span.holds == 0 && span.stamp == stamp) return",
         replace="if (span.holds == 0) return",
         tests=_requests("lfu"),
@@ -337,7 +337,7 @@ BUGS = [
     Bug(
         name="lfu-newest-of-equals",
         why="of equal keys the one used last leaves",
-        file=_LFU,
+        files=_LFU,
         find="<< kTimeBits | now_;",
         replace="<< kTimeBits | (((uint64_t{1} << kTimeBits) - 1) - now_);",
         tests=_requests("lfu"),

@@ -2,15 +2,14 @@
 
 from planted.bug import Bug
 
-_TENANTS = "csrc/cache/tenants.cpp"
-_HINTS = "csrc/cache/hints.cpp"
-_CALLS = "csrc/cache/prefix_cache_hints.cpp"
+_FILES = "csrc/cache/*"
+
 
 BUGS = [
     Bug(
         name="tenants-the-first-pays-all",
         why="a shared block is charged to one of its users",
-        file=_TENANTS,
+        files=_FILES,
         find="return kBlock / count + (first ? kBlock % count : 0);",
         replace="return first ? kBlock : 0;",
         tests="test_tenants.py -k equal_parts",
@@ -18,7 +17,7 @@ BUGS = [
     Bug(
         name="tenants-rest-is-lost",
         why="what cannot be divided among the users of a block is charged to nobody",
-        file=_TENANTS,
+        files=_FILES,
         find="return kBlock / count + (first ? kBlock % count : 0);",
         replace="return kBlock / count + (first ? 0 : 0);",
         tests="test_tenants.py -k random_requests",
@@ -26,7 +25,7 @@ BUGS = [
     Bug(
         name="tenants-give-by-number",
         why="the first tenant above its guarantee gives, not the one that is above by the most",
-        file=_TENANTS,
+        files=_FILES,
         find="  if (a.excess != b.excess) return a.excess > b.excess;\n",
         replace="",
         tests="test_tenants.py -k weights",
@@ -34,7 +33,7 @@ BUGS = [
     Bug(
         name="tenants-without-weights",
         why="what is above the guarantees is divided equally",
-        file=_TENANTS,
+        files=_FILES,
         find="std::max(static_cast<double>(parts), 0.0) / of.weight};",
         replace="std::max(static_cast<double>(parts), 0.0)};",
         tests="test_tenants.py -k weights",
@@ -42,7 +41,7 @@ BUGS = [
     Bug(
         name="tenants-guarantee-is-not-kept",
         why="who is within its guarantee gives as well",
-        file=_TENANTS,
+        files=_FILES,
         find="static_cast<int64_t>(of.guarantee + given * kBlock);",
         replace="static_cast<int64_t>(given * kBlock);",
         tests="test_tenants.py -k 'lent or within'",
@@ -50,7 +49,7 @@ BUGS = [
     Bug(
         name="tenants-ceiling-is-not-kept",
         why="a tenant above its ceiling takes from others",
-        file=_TENANTS,
+        files=_FILES,
         find="const bool above_ceiling = room < wanted_;",
         replace="const bool above_ceiling = false;",
         tests="test_tenants.py -k random_requests",
@@ -58,7 +57,7 @@ BUGS = [
     Bug(
         name="tenants-never-pass-on",
         why="a block that a user within its guarantee needs leaves with its giver",
-        file=_TENANTS,
+        files=_FILES,
         find="  if (keeper == giver) return false;\n",
         replace="  return false;\n",
         tests="test_tenants.py -k passed_on",
@@ -66,7 +65,7 @@ BUGS = [
     Bug(
         name="tenants-take-over-from-the-top",
         why="what another tenant uses leaves the old order parents first",
-        file=_TENANTS,
+        files=_FILES,
         find="for (SpanId id : path | std::views::reverse) {\n    const Span& span",
         replace="for (SpanId id : path) {\n    const Span& span",
         tests="test_tenants.py -k 'random_requests or any_calls'",
@@ -74,7 +73,7 @@ BUGS = [
     Bug(
         name="tenants-split-without-users",
         why="the head of a split span is nobody's",
-        file=_TENANTS,
+        files=_FILES,
         find="  users_of(head) = users_of(tail);\n",
         replace="",
         tests="test_tenants.py -k random_requests",
@@ -82,7 +81,7 @@ BUGS = [
     Bug(
         name="tenants-evicted-are-charged",
         why="a block that has left is charged for ever",
-        file=_TENANTS,
+        files=_FILES,
         find="[](uint64_t& used, uint64_t parts) { used -= parts; });\n  held_blocks_",
         replace="[](uint64_t&, uint64_t) {});\n  held_blocks_",
         tests="test_tenants.py -k counts",
@@ -90,7 +89,7 @@ BUGS = [
     Bug(
         name="hints-kept-for-ever",
         why="a chain whose time is over stays kept",
-        file=_HINTS,
+        files=_FILES,
         find="if (chains_.empty() || chains_.begin()->until_us >= now_us) return kRootSpan;",
         replace="if (chains_.empty() || chains_.begin()->until_us >= 0) return kRootSpan;",
         tests="test_hints.py -k time_is_over",
@@ -98,7 +97,7 @@ BUGS = [
     Bug(
         name="hints-count-a-block-twice",
         why="a block that two chains keep counts twice towards the bound",
-        file=_HINTS,
+        files=_FILES,
         find="  for (SpanId id = last; id != kRootSpan && kept_[index_of(id)]++ == 0;",
         replace="  for (SpanId id = last; id != kRootSpan && kept_[index_of(id)]++ >= 0;",
         tests="test_hints.py -k counts_once",
@@ -106,7 +105,7 @@ BUGS = [
     Bug(
         name="hints-dismiss-what-others-use",
         why="what a second request has used goes when the first one never comes back",
-        file=_HINTS,
+        files=_FILES,
         find="    if (brought_by_[index_of(id)] != serial) brought_by_[index_of(id)] = 0;\n",
         replace="",
         tests="test_hints.py -k another_request",
@@ -114,7 +113,7 @@ BUGS = [
     Bug(
         name="hints-bound-of-kept-is-off",
         why="what is kept may exceed its bound",
-        file="csrc/cache/hints.h",
+        files=_FILES,
         find="kept_blocks_ > max_blocks_ ? end_last() : kRootSpan; }",
         replace="kept_blocks_ > 2 * max_blocks_ ? end_last() : kRootSpan; }",
         tests="test_hints.py -k any_life",
@@ -122,7 +121,7 @@ BUGS = [
     Bug(
         name="hints-replaced-are-held",
         why="what a session kept before is never evicted",
-        file=_CALLS,
+        files=_FILES,
         find="  if (before != kRootSpan) unhold(before);\n",
         replace="",
         tests="test_hints.py -k 'any_life or replaces'",
@@ -130,7 +129,7 @@ BUGS = [
     Bug(
         name="hints-returning-session-stays-kept",
         why="the hint of a session outlives its return",
-        file=_CALLS,
+        files=_FILES,
         find="  if (SpanId id = hints_->end(request.session); id != kRootSpan) unhold(id);\n",
         replace="",
         tests="test_hints.py -k session_is_back",
@@ -138,7 +137,7 @@ BUGS = [
     Bug(
         name="pins-without-bound",
         why="pins may take the whole cache",
-        file=_CALLS,
+        files=_FILES,
         find="const uint64_t room = max_pinned_ - pinned_blocks_;",
         replace="const uint64_t room = num_blocks_;",
         tests="test_hints.py -k 'pin_stays or any_life'",
@@ -146,9 +145,230 @@ BUGS = [
     Bug(
         name="admission-knows-the-unknown",
         why="blocks behind one that was never asked for count as known",
-        file="csrc/cache/admission.h",
+        files=_FILES,
         find="known += known == static_cast<size_t>(&hash - hashes.data()) && place == print;",
         replace="known += place == print;",
         tests='cpp "what was asked for before*"',
+    ),
+    Bug(
+        name="tenants-shared-is-charged-twice",
+        why="who shares a block pays for what it paid before as well",
+        files=_FILES,
+        find="  for_each_part(now, blocks, "
+        "[](uint64_t& used, uint64_t parts) { used -= parts; });\n",
+        replace="",
+        tests="test_tenants.py -k equal_parts",
+    ),
+    Bug(
+        name="tenants-lent-is-not-called-back",
+        why="who asks for what it is guaranteed gets what is free, and no more",
+        files=_FILES,
+        find="Giver{asking_, 1} : next_giver(others);",
+        replace="Giver{asking_, 1} : next_giver(others & bit(asking_));",
+        tests="test_tenants.py -k lent",
+    ),
+    Bug(
+        name="tenants-asking-counts-for-nothing",
+        why="what a tenant asks for does not count to what it has",
+        files=_FILES,
+        find="Giver giver = giver_with(tenant, tenant == asking_ ? wanted_ : 0, 0);",
+        replace="Giver giver = giver_with(tenant, 0, 0);",
+        tests="test_tenants.py -k too_much",
+    ),
+    Bug(
+        name="tenants-give-whole-spans",
+        why="a giver gives on when it is another's turn",
+        files=_FILES,
+        find="return {id, above_ceiling ? blocks : blocks_given(giver, others, blocks)};",
+        replace="return {id, blocks};",
+        tests="test_tenants.py -k random_requests",
+    ),
+    Bug(
+        name="tenants-shared-gives-all-at-once",
+        why="a shared span leaves whole, though each block lessens its users' charges by a part",
+        files=_FILES,
+        find="    if (std::popcount(users_of(id)) > 1) return {id, 1};\n",
+        replace="",
+        tests="test_tenants.py -k random_requests",
+    ),
+    Bug(
+        name="tenants-order-of-the-whole-cache",
+        why="a tenant's policy divides the whole cache into its segments",
+        files=_FILES,
+        find="    order.resize(tenants_[giver.tenant].ordered_blocks +\n"
+        "                 static_cast<uint32_t>(giver.tenant == asking_ ? free : 0));\n",
+        replace="",
+        tests="test_tenants.py -k 'random_requests and slru'",
+    ),
+    Bug(
+        name="tenants-evictions-of-who-asks",
+        why="an eviction is counted for the tenant that asked, not for the one that gave",
+        files=_FILES,
+        find="  tenants_[table_[id].tenant].evicted_blocks += blocks;",
+        replace="  tenants_[asking_].evicted_blocks += blocks;",
+        tests="test_tenants.py -k counts",
+    ),
+    Bug(
+        name="tenants-pass-on-is-no-use",
+        why="what is passed on comes into the keeper's order as if it were old",
+        files=_FILES,
+        find="  order_of(keeper).touch(path_, {nobody_, now_us_});\n",
+        replace="",
+        tests="test_tenants.py -k random_requests",
+    ),
+    Bug(
+        name="tenants-passed-on-is-not-released",
+        why="what is passed on can never be evicted",
+        files=_FILES,
+        find="  order_of(keeper).released(id);\n",
+        replace="",
+        tests="test_tenants.py -k 'random_requests or any_calls'",
+    ),
+    Bug(
+        name="tenants-pass-on-to-the-rich",
+        why="a user above its guarantee keeps what another has to give",
+        files=_FILES,
+        find="user.used <= (crowded ? user.guarantee : user.ceiling);",
+        replace="user.used <= user.ceiling;",
+        tests="test_tenants.py -k random_requests",
+    ),
+    Bug(
+        name="tenants-passed-on-is-still-paid",
+        why="the giver is charged on for what it has passed on",
+        files=_FILES,
+        find="set_users(at, (users_of(at) | bit(keeper)) & ~bit(giver));",
+        replace="set_users(at, users_of(at) | bit(keeper));",
+        tests="test_tenants.py -k 'passed_on or random_requests'",
+    ),
+    Bug(
+        name="hints-never-is-ignored",
+        why="what never comes back leaves no sooner than other blocks",
+        files=_FILES,
+        find="if (next_use_us == kNever) return hints_->dismiss(request.serial);",
+        replace="if (next_use_us == kNever) return;",
+        tests="test_hints.py -k never_comes_back",
+    ),
+    Bug(
+        name="hints-first-word-stands",
+        why="what finish says does not replace what the request said",
+        files=_FILES,
+        find="if (!next_use_us) next_use_us = request.next_use_us;",
+        replace="if (request.next_use_us) next_use_us = request.next_use_us;",
+        tests="test_hints.py -k what_finish_says",
+    ),
+    Bug(
+        name="hints-without-grace",
+        why="a session that comes a moment late finds nothing",
+        files=_FILES,
+        find="return next_use_us > kNever - grace_us ? kNever : next_use_us + grace_us;",
+        replace="return next_use_us;",
+        tests="test_hints.py -k grace",
+    ),
+    Bug(
+        name="hints-shortest-goes-first",
+        why="when too much is kept, what is needed next goes first",
+        files=_FILES,
+        find="return a.until_us != b.until_us ? a.until_us < b.until_us :",
+        replace="return a.until_us != b.until_us ? a.until_us > b.until_us :",
+        tests="test_hints.py -k longest",
+    ),
+    Bug(
+        name="hints-newest-of-equals",
+        why="of chains that are kept equally long the newest goes first",
+        files=_FILES,
+        find="a.number > b.number;",
+        replace="a.number < b.number;",
+        tests="test_hints.py -k longest",
+    ),
+    Bug(
+        name="hints-split-counts-all-ends",
+        why="the head of a split span is kept as often as its tail",
+        files=_FILES,
+        find="kept_[index_of(head)] = kept_[index_of(tail)] > 0 ? 1 : 0;",
+        replace="kept_[index_of(head)] = kept_[index_of(tail)];",
+        tests="test_hints.py -k 'counts_once or any_life'",
+    ),
+    Bug(
+        name="hints-dismissed-though-held",
+        why="what never comes back leaves while it is leased",
+        files=_FILES,
+        find="if (is_dismissed(of) && table_[of.last].holds == 0) return of.last;",
+        replace="if (is_dismissed(of)) return of.last;",
+        tests='cpp "invariants hold*"',
+    ),
+    Bug(
+        name="hints-of-another-chain",
+        why="the record of a span that has left is taken for the request's",
+        files=_FILES,
+        find="  if (recent.serial != serial || table_[recent.last].length == 0 ||\n"
+        "      table_[recent.last].last_hash != recent.last_hash) {",
+        replace="  if (recent.serial != serial || table_[recent.last].length == 0) {",
+        tests="test_hints.py -k any_life",
+    ),
+    Bug(
+        name="hints-keep-what-is-not-written",
+        why="what a request has not committed is kept for its session",
+        files=_FILES,
+        find="  while (id != kRootSpan && !table_[id].committed()) id = table_[id].parent;\n",
+        replace="",
+        tests="test_hints.py -k any_life",
+    ),
+    Bug(
+        name="hints-tenants-keep-from-others",
+        why="what a tenant keeps is never let go for another's guarantee",
+        files=_FILES,
+        find="giver_with(asking_, fit + 1, 0).excess == 0 && giver_with(tenant, 0, 0).excess > 0;",
+        replace="false;",
+        tests="test_hints.py -k its_guarantee",
+    ),
+    Bug(
+        name="hints-tenants-let-go-for-anybody",
+        why="what a tenant within its guarantee keeps is let go for others",
+        files=_FILES,
+        find="return tenants_ == nullptr || tenants_->may_take_from(table_[last].tenant);",
+        replace="(void)last;\n    return true;",
+        tests="test_hints.py -k 'keep_another or any_life'",
+    ),
+    Bug(
+        name="hints-let-go-for-nothing",
+        why="after a kept chain was let go, the tenant that asks still wants as little as before",
+        files=_FILES,
+        find="  if (tenants_ != nullptr) tenants_->begin(request, blocks_wanted);\n  return true;",
+        replace="  (void)request;\n  (void)blocks_wanted;\n  return true;",
+        tests="test_hints.py -k keep_another",
+    ),
+    Bug(
+        name="pins-are-never-given-back",
+        why="the bound of pins counts those that were released",
+        files=_FILES,
+        find="  if (counts_) cache_->pinned_blocks_ -= block_ids_.size();\n",
+        replace="",
+        tests="test_hints.py -k pin_stays",
+    ),
+    Bug(
+        name="pins-are-uses",
+        why="a pin moves what it pins to the end of the order",
+        files=_FILES,
+        find="  lend(lease, matched);\n  lease.counts_ = true;",
+        replace="  policy_->touch(path_, {RequestInfo{}, now_us_});\n"
+        "  lend(lease, matched);\n"
+        "  lease.counts_ = true;",
+        tests="test_hints.py -k no_use",
+    ),
+    Bug(
+        name="admission-first-comer-stays",
+        why="a place is never given to who comes later, so soon nothing is admitted",
+        files=_FILES,
+        find="      place = print;",
+        replace="      if (place == 0) place = print;",
+        tests='cpp "what was asked for before*"',
+    ),
+    Bug(
+        name="admission-though-there-is-room",
+        why="blocks that would find room wait for their second use",
+        files=_FILES,
+        find="std::max<uint64_t>(known, room)",
+        replace="known",
+        tests="test_hints.py -k second_time",
     ),
 ]

@@ -2,19 +2,17 @@
 
 from planted.bug import Bug
 
-_OPTIMAL = "csrc/sim/optimal.cpp"
-_STACK = "csrc/sim/stack_distance.cpp"
-_CURVE = "csrc/sim/miss_ratio_curve.cpp"
+_CORE = "csrc/sim/*"
 _BEST = 'cpp "the optimum is what*"'
 _LRU_CURVE = 'cpp "the LRU curve*"'
 _EXACT = 'cpp "the curve of a whole sample*"'
-_FORMATS = "kvcore/sim/formats.py"
+_PYTHON = "kvcore/sim/*.py"
 
 BUGS = [
     Bug(
         name="optimum-soonest-leaves",
         why="what is asked for soonest leaves first",
-        file=_OPTIMAL,
+        files=_CORE,
         find="std::priority_queue<uint32_t> next_uses;",
         replace="std::priority_queue<uint32_t, std::vector<uint32_t>, std::greater<>> next_uses;",
         tests=_BEST,
@@ -22,7 +20,7 @@ BUGS = [
     Bug(
         name="optimum-does-not-bypass",
         why="blocks that nobody asks for again take room from others",
-        file=_OPTIMAL,
+        files=_CORE,
         find="const uint64_t idle_leaving = std::min(idle, excess);",
         replace="const uint64_t idle_leaving = std::min(idle, excess) / 2;",
         tests=_BEST,
@@ -30,7 +28,7 @@ BUGS = [
     Bug(
         name="optimum-evicts-the-bypassed",
         why="idle blocks that have just come count as evicted",
-        file=_OPTIMAL,
+        files=_CORE,
         find="next_use == kNever ? blocks - std::min<uint64_t>(blocks, idle_leaving)",
         replace="next_use == kNever ? blocks",
         tests='cpp "evictions of the optimum*"',
@@ -38,7 +36,7 @@ BUGS = [
     Bug(
         name="requests-share-no-prefix",
         why="an id that stands for two prefixes is not refused",
-        file="csrc/sim/requests.cpp",
+        files=_CORE,
         find="      if (parents[block] != parent) [[unlikely]] {",
         replace="      if (false && parents[block] != parent) [[unlikely]] {",
         tests='cpp "requests refuse*"',
@@ -46,7 +44,7 @@ BUGS = [
     Bug(
         name="fenwick-sums-from-itself",
         why="the sum behind a place takes in the place",
-        file="csrc/sim/fenwick_tree.h",
+        files=_CORE,
         find="for (size_t i = position + 1; i > 0; i &= i - 1)",
         replace="for (size_t i = position; i > 0; i &= i - 1)",
         tests='cpp "the Fenwick tree*"',
@@ -54,7 +52,7 @@ BUGS = [
     Bug(
         name="stack-distance-off-by-one",
         why="a block hits in a cache that holds just the newer ones",
-        file=_STACK,
+        files=_CORE,
         find="      ++hits[newer + 1];\n      --hits[newer + 1 + end - begin];",
         replace="      ++hits[newer];\n      --hits[newer + end - begin];",
         tests=_LRU_CURVE,
@@ -62,7 +60,7 @@ BUGS = [
     Bug(
         name="stack-distance-without-its-own-chain",
         why="blocks of the same chain that were taken over do not count as newer",
-        file=_STACK,
+        files=_CORE,
         find="blocks_by_last_use.sum_after(last) + begin;",
         replace="blocks_by_last_use.sum_after(last);",
         tests=_LRU_CURVE,
@@ -70,7 +68,7 @@ BUGS = [
     Bug(
         name="stack-distance-counts-itself",
         why="a request's own blocks count as newer than what it finds",
-        file=_STACK,
+        files=_CORE,
         find="      blocks_by_last_use.add(last, begin - end);\n",
         replace="",
         tests=_LRU_CURVE,
@@ -78,7 +76,7 @@ BUGS = [
     Bug(
         name="curve-of-another-scale",
         why="a sampled block stands for one, whatever the rate",
-        file=_CURVE,
+        files=_CORE,
         find="walk.visit(block, i, static_cast<double>(i) + 1 / rate_);",
         replace="walk.visit(block, i, static_cast<double>(i) + 1);",
         tests="test_curves.py -k mean_error",
@@ -86,7 +84,7 @@ BUGS = [
     Bug(
         name="curve-distance-off-by-one",
         why="a block hits in a cache that holds just the newer ones",
-        file=_CURVE,
+        files=_CORE,
         find="std::llround(newer_)) + position + 1, hits",
         replace="std::llround(newer_)) + position, hits",
         tests=_EXACT,
@@ -94,7 +92,7 @@ BUGS = [
     Bug(
         name="curve-renumbers-away",
         why="when requests are numbered anew, blocks of those left out are lost",
-        file=_CURVE,
+        files=_CORE,
         find="    kept[number] += last_used_[old];\n    if (numbers[old]",
         replace="    kept[number] = last_used_[old];\n    if (numbers[old]",
         tests=_EXACT,
@@ -102,7 +100,7 @@ BUGS = [
     Bug(
         name="curve-forgets-the-newest",
         why="when the sample is full, blocks used lately are forgotten",
-        file=_CURVE,
+        files=_CORE,
         find="return block.last_use > *oldest_kept; });",
         replace="return block.last_use <= *oldest_kept; });",
         tests="test_curves.py -k mean_error",
@@ -110,7 +108,7 @@ BUGS = [
     Bug(
         name="histogram-without-the-limit",
         why="distances equal to the capacity do not hit",
-        file="csrc/sim/hit_histogram.h",
+        files=_CORE,
         find="static_cast<double>(limit - low + 1) /",
         replace="static_cast<double>(limit - low) /",
         tests='cpp "a histogram*"',
@@ -118,7 +116,7 @@ BUGS = [
     Bug(
         name="trace-keeps-partial-blocks",
         why="a last block that is not full counts",
-        file=_FORMATS,
+        files=_PYTHON,
         find="for hash_id in hash_ids[: input_tokens // self._block_tokens]:",
         replace="for hash_id in hash_ids:",
         tests="test_trace.py -k partial",
@@ -126,7 +124,7 @@ BUGS = [
     Bug(
         name="trace-ids-without-parent",
         why="the same content behind another prefix is the same block",
-        file=_FORMATS,
+        files=_PYTHON,
         find="parent = trie.setdefault((parent, hash_id), len(trie))",
         replace="parent = trie.setdefault((-1, hash_id), len(trie))",
         tests="test_trace.py -k another_parent",
@@ -134,7 +132,7 @@ BUGS = [
     Bug(
         name="trace-milliseconds-are-seconds",
         why="arrivals of Mooncake traces are read in seconds",
-        file=_FORMATS,
+        files=_PYTHON,
         find="_arrival_us(record, 1_000_000 if self._bailian else 1_000),",
         replace="_arrival_us(record, 1_000_000),",
         tests="test_trace.py -k mooncake",
@@ -142,7 +140,7 @@ BUGS = [
     Bug(
         name="trace-sessions-end-at-each-turn",
         why="the third turn of a chat is another session",
-        file=_FORMATS,
+        files=_PYTHON,
         find="root = chat if parent == -1 else self._roots.get(parent, parent)",
         replace="root = chat if parent == -1 else parent",
         tests="test_trace.py -k bailian",
@@ -150,7 +148,7 @@ BUGS = [
     Bug(
         name="trace-kvt-keeps-one-less",
         why="a kvt row shares a block less than it says",
-        file=_FORMATS,
+        files=_PYTHON,
         find="blocks = self.builder.blocks(src, keep) if keep else",
         replace="blocks = self.builder.blocks(src, keep - 1) if keep else",
         tests="test_trace.py -k kvt",
@@ -158,7 +156,7 @@ BUGS = [
     Bug(
         name="trace-sort-moves-equals",
         why="the blocks of requests are sorted, and their lengths are not",
-        file="kvcore/sim/trace.py",
+        files=_PYTHON,
         find="np.cumsum(np.diff(trace.offsets)[order])]),",
         replace="np.cumsum(np.diff(trace.offsets))]),",
         tests="test_trace.py -k sorted",
@@ -166,7 +164,7 @@ BUGS = [
     Bug(
         name="source-takes-what-is-cut",
         why="a file that ends inside a frame passes for a whole one",
-        file="kvcore/sim/source.py",
+        files=_PYTHON,
         find="                if self._frame is not None:\n",
         replace="                if self._frame is None:\n",
         tests="test_trace.py -k 'damaged or compression'",
@@ -174,7 +172,7 @@ BUGS = [
     Bug(
         name="capacity-percent-of-percent",
         why="a share is taken of a thousand, not of a hundred",
-        file="kvcore/sim/replay.py",
+        files=_PYTHON,
         find="round(Fraction(share[1]) * num_unique_blocks / 100))",
         replace="round(Fraction(share[1]) * num_unique_blocks / 1000))",
         tests="test_replay.py -k test_capacity",
@@ -182,7 +180,7 @@ BUGS = [
     Bug(
         name="capacity-of-nothing",
         why="a small share of a small trace is no block at all",
-        file="kvcore/sim/replay.py",
+        files=_PYTHON,
         find="return max(1, round(",
         replace="return max(0, round(",
         tests="test_replay.py -k test_capacity",
@@ -190,7 +188,7 @@ BUGS = [
     Bug(
         name="replay-counts-tokens-of-prompts",
         why="the token hit ratio is over whole blocks",
-        file="kvcore/sim/replay.py",
+        files=_PYTHON,
         find="token_hit_ratio=total_hit_blocks * trace.block_tokens / input_tokens,",
         replace="token_hit_ratio=total_hit_blocks / references,",
         tests="test_replay.py -k hand_counted",
@@ -198,7 +196,7 @@ BUGS = [
     Bug(
         name="replay-without-arrivals",
         why="policies do not see the trace's time",
-        file="kvcore/sim/replay.py",
+        files=_PYTHON,
         find="RequestInfo(session=session, kind=kind, arrival_us=arrival_us)",
         replace="RequestInfo(session=session, kind=kind)",
         tests="test_replay.py -k policies_are_told",
@@ -206,7 +204,7 @@ BUGS = [
     Bug(
         name="replay-does-not-finish",
         why="policies do not learn how long answers are",
-        file="kvcore/sim/replay.py",
+        files=_PYTHON,
         find="        cache.finish(request, output_tokens)\n",
         replace="        cache.finish(request)\n",
         tests="test_replay.py -k policies_are_told",
@@ -214,7 +212,7 @@ BUGS = [
     Bug(
         name="ttft-idle-engines-work-ahead",
         why="an engine starts before the request is there",
-        file="kvcore/sim/timing.py",
+        files=_PYTHON,
         find="done_s = max(arrival_s, free_s[0]) + seconds",
         replace="done_s = free_s[0] + seconds",
         tests="test_timing.py",
@@ -222,7 +220,7 @@ BUGS = [
     Bug(
         name="ttft-each-engine-has-the-whole-rate",
         why="two engines compute twice as much",
-        file="kvcore/sim/timing.py",
+        files=_PYTHON,
         find="uncached_tokens * (prefill.engines / prefill.rate(trace))",
         replace="uncached_tokens * (1 / prefill.rate(trace))",
         tests="test_timing.py",
@@ -230,7 +228,7 @@ BUGS = [
     Bug(
         name="ttft-cached-blocks-are-computed",
         why="hits do not shorten the work",
-        file="kvcore/sim/timing.py",
+        files=_PYTHON,
         find="uncached_tokens = trace.input_tokens - hit_blocks",
         replace="uncached_tokens = trace.input_tokens - 0 * hit_blocks",
         tests="test_timing.py",
@@ -238,7 +236,7 @@ BUGS = [
     Bug(
         name="survival-without-censoring",
         why="what waits when the trace ends is not at risk",
-        file="kvcore/sim/survival.py",
+        files=_PYTHON,
         find="left = np.bincount(place, blocks, len(ages))",
         replace="left = np.bincount(place, blocks * is_used, len(ages))",
         tests="test_survival.py",
@@ -246,7 +244,7 @@ BUGS = [
     Bug(
         name="survival-at-the-age-before",
         why="at an age of reuse, what is reused still waits",
-        file="kvcore/sim/survival.py",
+        files=_PYTHON,
         find='np.searchsorted(self.age_us, age_us, side="right")',
         replace='np.searchsorted(self.age_us, age_us, side="left")',
         tests="test_survival.py",
@@ -254,7 +252,7 @@ BUGS = [
     Bug(
         name="survival-by-the-later-use",
         why="blocks count to the kind that uses them next",
-        file="kvcore/sim/survival.py",
+        files=_PYTHON,
         find="kind = trace.kind[request]",
         replace="kind = trace.kind[next_use]",
         tests="test_survival.py",
@@ -262,7 +260,7 @@ BUGS = [
     Bug(
         name="equal-of-too-much",
         why="LRU is given what is asked for, not the least that finds as much",
-        file="kvcore/sim/equal.py",
+        files=_PYTHON,
         find="lru_blocks = max(1, int(np.searchsorted(curve, target)))",
         replace="lru_blocks = result.capacity_blocks",
         tests="test_equal.py",
@@ -270,7 +268,7 @@ BUGS = [
     Bug(
         name="equal-search-ends-below",
         why="the search answers a capacity at which too little is found",
-        file="kvcore/sim/equal.py",
+        files=_PYTHON,
         find="            low = blocks\n    return high",
         replace="            low = blocks\n    return low",
         tests="test_equal.py",
@@ -278,7 +276,7 @@ BUGS = [
     Bug(
         name="equal-gain-is-the-share",
         why="a quarter less is told as a quarter more",
-        file="kvcore/sim/equal.py",
+        files=_PYTHON,
         find="return 1 / (1 - less) - 1",
         replace="return less",
         tests="test_equal.py",
@@ -286,7 +284,7 @@ BUGS = [
     Bug(
         name="knee-of-the-last",
         why="the knee is at the end of a straight line's other side",
-        file="kvcore/sim/curve.py",
+        files=_PYTHON,
         find="return end - int(np.argmax(height[::-1]))",
         replace="return int(np.argmin(height))",
         tests="test_curves.py -k knee",
@@ -294,7 +292,7 @@ BUGS = [
     Bug(
         name="gap-of-the-wrong-ends",
         why="the gap closed is told as a share of the optimum",
-        file="kvcore/sim/compare.py",
+        files=_PYTHON,
         find="(ratio - low) / (high - low) if high > low else None",
         replace="ratio / high if high > low else None",
         tests="test_report.py -k figures",

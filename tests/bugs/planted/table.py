@@ -2,8 +2,7 @@
 
 from planted.bug import Bug
 
-_FILE = "csrc/table/block_table.cpp"
-_INDEX = "csrc/table/span_index.cpp"
+_FILES = "csrc/table/*"
 _TABLE_TEST = 'cpp "*exactly the blocks*"'
 _INDEX_TEST = 'cpp "*agrees with a map*"'
 
@@ -11,7 +10,7 @@ BUGS = [
     Bug(
         name="table-match-trusts-the-last-hash",
         why="bisection ends one block early",
-        file=_FILE,
+        files=_FILES,
         find="while (differs - same > 1) {",
         replace="while (differs - same > 2) {",
         tests=_TABLE_TEST,
@@ -19,7 +18,7 @@ BUGS = [
     Bug(
         name="table-match-past-the-request",
         why="a request that stops inside a span is answered with the whole span",
-        file=_FILE,
+        files=_FILES,
         find="if (span.hashes[differs - 1] == rest[differs - 1]) return differs;",
         replace="if (span.hashes[differs - 1] == rest[differs - 1]) return length;",
         tests=_TABLE_TEST,
@@ -27,7 +26,7 @@ BUGS = [
     Bug(
         name="table-step-takes-the-hint-of-another-parent",
         why="the hint for the next span is not asked whose child it is",
-        file=_FILE,
+        files=_FILES,
         find="if (span.parent == parent && span.length != 0) {",
         replace="if (span.length != 0) {",
         tests='cpp "hashes that are no chain*"',
@@ -35,7 +34,7 @@ BUGS = [
     Bug(
         name="table-split-keeps-the-ids-of-the-head",
         why="the tail of a split span gets the head's block ids",
-        file=_FILE,
+        files=_FILES,
         find="set_run(tail, hashes.subspan(at), ids_of(whole) + at);",
         replace="set_run(tail, hashes.subspan(at), ids_of(whole));",
         tests=_TABLE_TEST,
@@ -43,7 +42,7 @@ BUGS = [
     Bug(
         name="table-split-leaves-the-head-to-the-tail",
         why="the index still leads from the head's first hash to the tail",
-        file=_FILE,
+        files=_FILES,
         find="index_.replace(index_.tag_of(whole.parent, hashes[0]), tail_id, head_id);",
         replace="index_.insert(index_.tag_of(whole.parent, hashes[0]), head_id);",
         tests=_TABLE_TEST,
@@ -51,7 +50,7 @@ BUGS = [
     Bug(
         name="table-split-publishes-the-tail",
         why="what was filled of the head counts for the tail as well",
-        file=_FILE,
+        files=_FILES,
         find="tail.filled = static_cast<uint16_t>(whole.filled - head.filled);",
         replace="tail.filled = std::min<uint16_t>(whole.filled, tail.length);",
         tests='test_prefix_cache_stateful.py -k "random_lives and -lru]"',
@@ -59,7 +58,7 @@ BUGS = [
     Bug(
         name="table-split-forgets-vacant",
         why="the head of a vacant span owns no blocks but is not vacant",
-        file=_FILE,
+        files=_FILES,
         find="head.vacant = whole.vacant;",
         replace="head.vacant = false;",
         tests='test_prefix_cache_stateful.py -k "random_lives and -lru]"',
@@ -67,7 +66,7 @@ BUGS = [
     Bug(
         name="table-split-loses-a-run",
         why="the arrays of a split span are never given back",
-        file=_FILE,
+        files=_FILES,
         find="  runs_.release(whole.hashes);\n",
         replace="",
         tests=_TABLE_TEST,
@@ -75,7 +74,7 @@ BUGS = [
     Bug(
         name="table-trim-keeps-the-last-hash",
         why="a span that lost its tail still matches by the hash of what left",
-        file=_FILE,
+        files=_FILES,
         find="  span.last_hash = span.hashes[span.length - 1];\n  if (RunPool",
         replace="  if (RunPool",
         tests=_TABLE_TEST,
@@ -83,7 +82,7 @@ BUGS = [
     Bug(
         name="table-trim-leaves-filled",
         why="a trimmed span has more blocks filled than it has",
-        file=_FILE,
+        files=_FILES,
         find="  span.filled = std::min(span.filled, span.length);\n",
         replace="",
         tests=_TABLE_TEST,
@@ -91,7 +90,7 @@ BUGS = [
     Bug(
         name="table-remove-holds-the-parent",
         why="a span whose last child has gone is not a leaf",
-        file=_FILE,
+        files=_FILES,
         find="  --(*this)[span.parent].holds;\n",
         replace="",
         tests='test_prefix_cache_stateful.py -k "random_lives and -lru]"',
@@ -99,7 +98,7 @@ BUGS = [
     Bug(
         name="index-erase-leaves-a-gap",
         why="a search ends at the gap of an erased slot, before what it looks for",
-        file=_INDEX,
+        files=_FILES,
         find="if (from_home >= (i - gap) % kSlots) {",
         replace="if (from_home > (i - gap) % kSlots) {",
         tests=_INDEX_TEST,
@@ -107,7 +106,7 @@ BUGS = [
     Bug(
         name="index-split-at-the-wrong-bit",
         why="the halves of a full segment are parted by another bit than the directory's",
-        file=_INDEX,
+        files=_FILES,
         find="uint32_t bit = uint32_t{1} << (32 - low->depth);",
         replace="uint32_t bit = uint32_t{1} << (31 - low->depth);",
         tests=_INDEX_TEST,
@@ -115,7 +114,7 @@ BUGS = [
     Bug(
         name="index-join-forgets-a-half",
         why="the slots of a joined segment are lost",
-        file=_INDEX,
+        files=_FILES,
         find="if (slot.span != kRootSpan) put(*buddy, slot.tag, slot.span);",
         replace="if (slot.span == kRootSpan) put(*buddy, slot.tag, slot.span);",
         tests=_INDEX_TEST,
@@ -123,7 +122,7 @@ BUGS = [
     Bug(
         name="index-join-of-unequal-depths",
         why="a sparse segment is joined with one that has been split further",
-        file=_INDEX,
+        files=_FILES,
         find="if (buddy->depth != sparse->depth || buddy->used",
         replace="if (buddy->used",
         tests=_INDEX_TEST,
@@ -131,7 +130,7 @@ BUGS = [
     Bug(
         name="runs-size-class-too-small",
         why="a run of 17 gets the memory of 16",
-        file="csrc/table/run_pool.cpp",
+        files=_FILES,
         find="if (blocks <= 16) return static_cast<uint8_t>(blocks);",
         replace="if (blocks <= 17) return static_cast<uint8_t>(std::min(blocks, 16u));",
         tests='cpp "a size class*"',
@@ -139,7 +138,7 @@ BUGS = [
     Bug(
         name="runs-chunk-overfull",
         why="the last cell of a chunk reaches into the next chunk",
-        file="csrc/table/run_pool.cpp",
+        files=_FILES,
         find="return released != nullptr || fresh + cell_bytes <= kChunkBytes;",
         replace="return released != nullptr || fresh < kChunkBytes;",
         tests='cpp "runs never overlap*"',
