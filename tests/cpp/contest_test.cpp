@@ -1,10 +1,11 @@
 #include "evict/contest.h"
 
+#include <array>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "chains.h"
+#include "cache/prefix_cache.h"
 #include "doctest/doctest.h"
 #include "evict/shadow_cache.h"
 
@@ -43,6 +44,27 @@ TEST_CASE("a shadow cache keeps its books, whatever the policy") {
       CHECK(cache.serve(chain, use) <= chain.size());
       if (i % 3 != 0) cache.finish(use, random() % 1000);
       cache.check_invariants();
+    }
+  }
+}
+
+TEST_CASE("a shadow cache finds what a prefix cache finds") {
+  for (std::string_view policy : policy_names()) {
+    CAPTURE(policy);
+    ShadowCache shadow(policy, 100);
+    auto cache = PrefixCache::create(100, std::string(policy));
+    std::mt19937_64 random(3);
+    std::vector<Chain> known;
+    for (int i = 0; i < 1500; ++i) {
+      const Chain chain = next_chain(random, known);
+      RequestInfo request{.arrival_us = int64_t{i} * 1'000'000};
+      const Use use{request, *request.arrival_us};
+      const size_t found = cache->acquire(chain, request).block_ids().size();
+      Reservation reservation = cache->reserve(chain, request);
+      reservation.commit(reservation.block_ids().size());
+      cache->finish(request, 100);
+      REQUIRE(shadow.serve(chain, use) == found);
+      shadow.finish(use, 100);
     }
   }
 }
@@ -88,6 +110,89 @@ TEST_CASE("auto moves to the policy that finds more, and stays with it") {
   CHECK(found_by("auto:fifo,lru2", 60'000, true) > lru2 * 97 / 100);
   CHECK(found_by("auto:lru2,fifo", 60'000, true) > lru2 * 97 / 100);
   CHECK(found_by("auto:fifo,lru,arc,s3fifo,lru2,hazard", 60'000, true) > lru2 * 97 / 100);
+}
+
+// Prompts that are asked for a few times, and then never again.
+struct Waves {
+  std::mt19937_64 random{8};
+  std::vector<Chain> lately;
+
+  Chain next() {
+    if (lately.size() < 30 || random() % 4 == 0) {
+      if (lately.size() == 30) lately.erase(lately.begin());
+      lately.emplace_back();
+      for (int j = 0; j < 10; ++j) lately.back().push_back(random_hash(random));
+    }
+    return lately[random() % lately.size()];
+  }
+};
+
+// Blocks found in the second half of each part of a load that changes.
+std::array<uint64_t, 3> found_in_parts(std::string_view policy) {
+  ShadowCache cache(policy, 500);
+  Scans scans;
+  Waves waves;
+  std::array<uint64_t, 3> found{};
+  for (int i = 0; i < 120'000; ++i) {
+    const int part = i < 60'000 ? 0 : i < 90'000 ? 1 : 2;
+    RequestInfo request;
+    Use use{request, int64_t{i} * 100'000};
+    uint32_t blocks = cache.serve(part == 1 ? scans.next() : waves.next(), use);
+    if (i % 30'000 >= 15'000) found[static_cast<size_t>(part)] += blocks;
+  }
+  return found;
+}
+
+TEST_CASE("auto follows a load that changes, and back") {
+  const auto lru = found_in_parts("lru"), lru2 = found_in_parts("lru2");
+  const auto both = found_in_parts("auto:lru,lru2");
+  for (size_t part = 0; part < both.size(); ++part) {
+    CAPTURE(part);
+    CHECK(both[part] > std::max(lru[part], lru2[part]) * 97 / 100);
+  }
+}
+
+// Shows a contest what its champion, LRU, would find, however the contest goes on.
+class Watched {
+ public:
+  Watched(const std::vector<std::string>& policies, uint32_t num_blocks)
+      : contest(policies, num_blocks), cache_("lru", num_blocks), table_(16) {}
+
+  void ask(const Chain& chain, int64_t now_us, bool vacant) {
+    RequestInfo request;
+    const Use use{request, now_us};
+    const uint32_t found = cache_.serve(chain, use);
+    const std::span<const BlockHash> hashes = chain;
+    if (found == 0) return contest.observe(table_, {}, hashes, use);
+    const SpanId id = table_.append(kRootSpan, hashes.first(found), {});
+    table_[id].vacant = vacant;
+    contest.observe(table_, {&id, 1}, hashes.subspan(found), use);
+    table_.remove(id);
+  }
+
+  Contest contest;
+
+ private:
+  ShadowCache cache_;
+  BlockTable table_;
+};
+
+TEST_CASE("two that are equally good never change places, but for what is vacant") {
+  for (bool vacant : {false, true}) {
+    CAPTURE(vacant);
+    Watched watched({"lru", "lru"}, 4000);
+    std::mt19937_64 random(9);
+    std::vector<Chain> prompts(400);
+    for (Chain& prompt : prompts) {
+      for (int j = 0; j < 40; ++j) prompt.push_back(random_hash(random));
+    }
+    for (int i = 0; i < 30'000; ++i) {
+      const size_t pick = std::min(random() % prompts.size(), random() % prompts.size());
+      watched.ask(prompts[pick], int64_t{i} * 100'000, vacant);
+    }
+    CHECK(watched.contest.sampled() > 20);
+    CHECK((watched.contest.champion() != 0) == vacant);
+  }
 }
 
 TEST_CASE("auto among unknown policies, or among none, is none") {

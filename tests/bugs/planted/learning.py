@@ -8,8 +8,8 @@ _AUTO = "csrc/evict/auto*"
 _CONTEST = "csrc/evict/contest*"
 _SHADOW = "csrc/evict/shadow_cache*"
 _INVARIANTS = 'cpp "invariants hold*"'
-_BOOKS = 'cpp "a shadow cache keeps*"'
-_CHOICE = 'cpp "auto moves*"'
+_CHOICE = 'cpp "auto moves*" "auto follows*" "two that are*"'
+_SHADOW_TESTS = 'cpp "a shadow cache*"'
 _LIFE = "test_policy_conformance.py -k 'any_life and hazard'"
 _HAZARD_TESTS = "test_hazard.py"
 _MODEL_TESTS = 'cpp "*hazard*"'
@@ -206,7 +206,7 @@ BUGS = [
         files=_SHADOW,
         find="  if (table_[parent].holds == 0) policy_->released(parent);\n",
         replace="",
-        tests=_BOOKS,
+        tests=_SHADOW_TESTS,
     ),
     Bug(
         name="shadow-keeps-the-bypassed",
@@ -214,7 +214,7 @@ BUGS = [
         files=_SHADOW,
         find="static_cast<uint32_t>(missing.size()) - bypassed);",
         replace="static_cast<uint32_t>(missing.size()) - 0 * bypassed);",
-        tests=_BOOKS,
+        tests=_SHADOW_TESTS,
     ),
     Bug(
         name="hazard-others-take-what-is-remembered",
@@ -352,7 +352,7 @@ BUGS = [
         files=_SHADOW,
         find="      std::min(num_blocks_ - used_, static_cast",
         replace="      std::min(num_blocks_ - used_ + 1, static_cast",
-        tests=_BOOKS,
+        tests=_SHADOW_TESTS,
     ),
     Bug(
         name="shadow-evicts-one-too-many",
@@ -360,7 +360,7 @@ BUGS = [
         files=_SHADOW,
         find="const uint32_t excess = wanted - (num_blocks_ - used_);",
         replace="const uint32_t excess = wanted - (num_blocks_ - used_) + 1;",
-        tests=_BOOKS,
+        tests=_SHADOW_TESTS,
     ),
     Bug(
         name="shadow-holds-what-it-served",
@@ -368,7 +368,7 @@ BUGS = [
         files=_SHADOW,
         find="  --table_[deepest].holds;\n",
         replace="",
-        tests=_BOOKS,
+        tests=_SHADOW_TESTS,
     ),
     Bug(
         name="shadow-served-is-not-released",
@@ -376,7 +376,7 @@ BUGS = [
         files=_SHADOW,
         find="  if (--table_[last].holds == 0) policy_->released(last);",
         replace="  --table_[last].holds;",
-        tests=_BOOKS,
+        tests=_SHADOW_TESTS,
     ),
     Bug(
         name="shadow-one-span-a-request",
@@ -384,6 +384,6 @@ BUGS = [
         files=_SHADOW,
         find="borders.empty() ? room : std::min(borders.front(), room);",
         replace="room;",
-        tests=_BOOKS,
+        tests=_SHADOW_TESTS,
     ),
 ]
