@@ -186,12 +186,14 @@ TEST_CASE("two that are equally good never change places, but for what is vacant
     for (Chain& prompt : prompts) {
       for (int j = 0; j < 40; ++j) prompt.push_back(random_hash(random));
     }
+    bool moves = false;
     for (int i = 0; i < 30'000; ++i) {
       const size_t pick = std::min(random() % prompts.size(), random() % prompts.size());
       watched.ask(prompts[pick], int64_t{i} * 100'000, vacant);
+      moves |= watched.contest.champion() != 0;
     }
     CHECK(watched.contest.sampled() > 20);
-    CHECK((watched.contest.champion() != 0) == vacant);
+    CHECK(moves == vacant);
   }
 }
 
