@@ -121,6 +121,7 @@ def is_cpp(tests: str) -> bool:
 def notice(tests: str) -> str | None:
     """Runs tests; answers which one failed, or None."""
     words = shlex.split(tests)
+    command: list[str | Path]
     if is_cpp(tests):
         failed = r"TEST CASE:  (.*)"
         command = [BUILD / "kvcore_tests", "--abort-after=1", f"-tc={','.join(words[1:])}"]

@@ -151,6 +151,26 @@ TEST_CASE("two traits add up: a pair that was never seen is foretold") {
   }
 }
 
+TEST_CASE("each trait tells, and the number of uses") {
+  std::array<Traits, 6> others;
+  others[0].kind = 1, others[1].output = 9, others[2].fresh = 5;
+  others[3].length = 6, others[4].turn = 2, others[5].pace = 13;
+  auto check = [](const Traits& often, size_t often_uses) {
+    HazardModel model;
+    for (int step = 0; step < 1000; ++step) {
+      model.learn(often, often_uses, 3, true, 1);
+      model.learn(Traits{}, 0, 3, false, 1);
+    }
+    CHECK(expected(model, often, 3, often_uses) > 0.9);
+    CHECK(expected(model, Traits{}, 3) < 0.1);
+  };
+  for (size_t i = 0; i < others.size(); ++i) {
+    CAPTURE(i);
+    check(others[i], 0);
+  }
+  check(Traits{}, 1);
+}
+
 TEST_CASE("a trait that was never seen is neutral") {
   HazardModel model;
   const std::vector<Traits> kinds{with_fresh(1), with_fresh(2)};
@@ -174,6 +194,17 @@ TEST_CASE("hazards follow a load that changes") {
   double after = expected(model, kind[0], 2);
   CHECK(before == doctest::Approx(0.3).epsilon(0.2));
   CHECK(after == doctest::Approx(0.03).epsilon(0.35));
+}
+
+TEST_CASE("what has been seen for long is unlearnt as quickly as ever") {
+  std::vector<double> after;
+  for (int steps : {100'000, 1'000'000}) {
+    HazardModel model;
+    for (int step = 0; step < steps; ++step) model.learn(Traits{}, 0, 2, step % 10 < 3, 1);
+    for (int step = 0; step < 200; ++step) model.learn(Traits{}, 0, 2, false, 1);
+    after.push_back(expected(model, Traits{}, 2));
+  }
+  CHECK(after[1] == doctest::Approx(after[0]).epsilon(0.1));
 }
 
 TEST_CASE("ranks are Gittins indices") {
@@ -226,12 +257,11 @@ TEST_CASE("an answer of unknown length is like the average one") {
   Load load;
   for (int round = 0; round < 1'000; ++round) {
     load.run(model, 20, {brief, lengthy}, truth);
-    model.learn_output(brief);
-    model.learn_output(lengthy);
+    for (int i = 0; i < 10; ++i) model.learn_output(i == 0 ? brief : lengthy);
   }
   auto at = [&](const Traits& traits) { return logit(expected(model, traits, 2)); };
   CHECK(at(brief) - at(lengthy) > 2);
-  CHECK(at(unknown) == doctest::Approx((at(brief) + at(lengthy)) / 2).epsilon(0.1));
+  CHECK(at(unknown) == doctest::Approx(0.1 * at(brief) + 0.9 * at(lengthy)).epsilon(0.1));
 }
 
 TEST_CASE("whatever is learnt, hazards are chances and ranks are finite") {

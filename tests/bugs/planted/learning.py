@@ -12,7 +12,7 @@ _CHOICE = 'cpp "auto moves*" "auto follows*" "two that are*"'
 _SHADOW_TESTS = 'cpp "a shadow cache*"'
 _LIFE = "test_policy_conformance.py -k 'any_life and hazard'"
 _HAZARD_TESTS = "test_hazard.py"
-_MODEL_TESTS = 'cpp "*hazard*" "ages*" "ranks*" "two traits*" "an answer*"'
+_MODEL_TESTS = 'cpp "*hazard*" "ages*" "ranks*" "*trait*" "an answer*"'
 
 BUGS = [
     Bug(
@@ -169,12 +169,20 @@ BUGS = [
         tests='cpp "a cohort is due*"',
     ),
     Bug(
-        name="auto-takes-over-in-name-alone",
-        why="a span that goes over to the next policy is not taken from the one before",
+        name="auto-what-has-left-counts",
+        why="blocks that went over to the next policy still count for the one before",
         files=_AUTO,
-        find="    withdraw(*id, span.length);\n",
+        find="  order.blocks -= blocks;\n",
         replace="",
         tests=_INVARIANTS,
+    ),
+    Bug(
+        name="auto-takes-over-from-the-top",
+        why="spans leave the policy before parents first",
+        files=_AUTO,
+        find="for (auto id = path.rbegin(); id != path.rend(); ++id) {",
+        replace="for (auto id = path.begin(); id != path.end(); ++id) {",
+        tests=_CHOICE,
     ),
     Bug(
         name="auto-split-is-not-counted",
@@ -207,14 +215,6 @@ BUGS = [
         find="  if (table_[parent].holds == 0) policy_->released(parent);\n",
         replace="",
         tests=_SHADOW_TESTS,
-    ),
-    Bug(
-        name="hazard-others-take-what-is-remembered",
-        why="a touch of another request ends what the one at hand has still to bring",
-        files=_HAZARD,
-        find="  if (request.request.serial == remembered_) {",
-        replace="  if (remembered_ != 0) {",
-        tests=_INVARIANTS,
     ),
     Bug(
         name="hazard-ghosts-count-no-use",
