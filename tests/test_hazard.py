@@ -123,6 +123,21 @@ def test_time_matters() -> None:
     assert found("hazard", "chat") > 0.9 * 4 * 150
 
 
+def test_sessions_have_a_pace() -> None:
+    """Some are back after 20 s, others after 250 s; nothing else tells them apart."""
+
+    def turns(sessions: int, every_s: float, from_s: float) -> Iterator[Ask]:
+        prompts = [fresh(2) for _ in range(sessions)]
+        for number, at_s in enumerate(np.arange(from_s, 2000, every_s)):
+            which = number % sessions
+            yield Ask(float(at_s), prompts[which])
+            prompts[which] = prompts[which] + fresh(2) if len(prompts[which]) < 20 else fresh(2)
+
+    load = in_order(turns(20, 1, from_s=0), turns(1000, 0.25, from_s=0.01))
+    assert hits("lru", 250, load) < 500
+    assert hits("hazard", 250, load) > 13_000  # of 18,000 that those find that come back soon
+
+
 def test_kinds_may_swap_roles() -> None:
     def part(returns: str, never: str, from_s: float) -> Load:
         until_s = from_s + 1000

@@ -210,6 +210,30 @@ def test_what_another_request_used_since_is_not_dismissed() -> None:
         assert cache.match(hashes_of([1] * 4)) == left
 
 
+def test_what_is_leased_is_not_dismissed() -> None:
+    cache = PrefixCache(8, "lru", max_kept=0.5)
+    request = RequestInfo()
+    cache.reserve(hashes_of([1] * 4), request).commit()
+    with cache.acquire(hashes_of([1] * 4), request):
+        cache.finish(request, next_use_us=NEVER)
+        scan(cache, 20)
+        assert cache.match(hashes_of([1] * 4)) == 4
+    cache.check_invariants()
+
+
+def test_a_hint_keeps_what_its_request_used_and_what_is_written() -> None:
+    cache = PrefixCache(4, "lru", max_kept=1)
+    request = RequestInfo()
+    cache.reserve(hashes_of([1] * 4), request).commit()
+    serve(cache, [2] * 4)  # takes its place
+    cache.finish(request, next_use_us=60 * SECOND)
+    assert cache.stats().kept_blocks == 0
+    serve(cache, [1] * 2)
+    with cache.reserve(hashes_of([1] * 4), request):
+        cache.finish(request, next_use_us=60 * SECOND)
+        assert cache.stats().kept_blocks == 2
+
+
 def test_what_a_tenant_keeps_does_not_keep_another_from_its_guarantee() -> None:
     quotas = {"a": TenantQuota(0.5), "b": TenantQuota()}
     cache = PrefixCache(10, "lru", quotas, max_kept=1)

@@ -244,7 +244,7 @@ def test_the_first_that_fit_are_kept() -> None:
 
 
 def test_what_the_chain_itself_needs_is_not_evicted_for_it() -> None:
-    cache = PrefixCache(3)
+    cache = PrefixCache(3, "lru")
     put(cache, hashes_of([1, 2]))
     reservation = cache.reserve(hashes_of([1, 2, 3, 4, 5]))
     assert reservation.states.tolist() == [PRESENT, PRESENT, NEW, BYPASSED, BYPASSED]
@@ -615,6 +615,11 @@ def test_an_array_holds_what_it_shows() -> None:
     assert cache.stats().in_flight_blocks == 2
     del ids
     assert cache.stats().in_flight_blocks == 0
+    put(cache, hashes_of([1, 1]))
+    ids = cache.acquire(hashes_of([1, 1])).block_ids
+    assert cache.stats().num_leases == 1
+    del ids
+    assert cache.stats().num_leases == 0
 
 
 def test_leases_and_reservations_keep_the_cache_alive() -> None:
