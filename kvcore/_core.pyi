@@ -175,9 +175,18 @@ def lru_hits(
 
 class MissRatioCurve:
     def __init__(
-        self, sample_ratio: float = 0.01, min_sample_blocks: int = 8192, seed: int = 0
+        self,
+        sample_ratio: float = 0.01,
+        min_sample_blocks: int = 8192,
+        seed: int = 0,
+        *,
+        policy: str = "lru",
+        capacities: Sequence[int] | None = None,
     ) -> None: ...
-    def update(self, hashes: npt.NDArray[np.uint8]) -> None: ...
+    def update(
+        self, hashes: npt.NDArray[np.uint8], request: RequestInfo | None = None
+    ) -> None: ...
+    def finish(self, request: RequestInfo, output_tokens: int = 0) -> None: ...
     def hit_ratio(self, capacity: int) -> float: ...
     @property
     def num_blocks(self) -> int: ...
