@@ -238,11 +238,10 @@ void register_cache(py::module_& module) {
           "finish",
           [](PrefixCache& self, py::handle request, py::handle output_tokens,
              py::handle next_use_us) {
-            self.finish(
-                finished_request(request), output_tokens_argument(output_tokens),
-                next_use_us.is_none()
-                    ? std::nullopt
-                    : std::optional(time_argument(next_use_us, "next_use_us", self)));
+            self.finish(finished_request(request), output_tokens_argument(output_tokens),
+                        next_use_us.is_none()
+                            ? std::nullopt
+                            : std::optional(time_argument(next_use_us, "next_use_us", self)));
           },
           kFinishDoc, py::arg("request"), py::arg("output_tokens") = 0,
           py::arg("next_use_us") = py::none())

@@ -37,8 +37,9 @@ size_t PrefixCache::keep(std::span<const BlockHash> hashes, int64_t until_us) no
   std::lock_guard lock(mutex_);
   if (hints_ == nullptr || hashes.empty()) return 0;
   const std::string name = name_of(hashes.back());
-  const size_t matched =
-      until_us < clock_.now_us() ? 0 : walk_committed(hashes.first(std::min(hashes.size(), max_kept_)));
+  const size_t matched = until_us < clock_.now_us()
+                             ? 0
+                             : walk_committed(hashes.first(std::min(hashes.size(), max_kept_)));
   keep(name, matched > 0 ? path_.back() : kRootSpan, until_us);
   return matched;
 }

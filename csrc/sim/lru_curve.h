@@ -12,15 +12,14 @@
 
 namespace kvcore {
 
-// LRU's hit ratio at every capacity, estimated online from a sample of the blocks.
+// LRU's hits at every capacity, estimated online from a sample of the blocks.
 //
 // A block is sampled if a digest of its hash is below a threshold, as in SHARDS (Waldspurger et
 // al., FAST 2015), so whether it is does not depend on its chain. Three things differ from SHARDS,
 // because chains are asked for from the root and not block by block:
 //
 // - Hits are a prefix, so the deepest sampled block that hits, at position p, tells nearly all.
-// With
-//   rate R the first p + 1/R blocks are taken as hits: the number of unsampled hits below p is
+//   With rate R the first p + 1/R blocks are taken as hits: the number of unsampled hits below p is
 //   geometric, so this is unbiased for every chain and capacity, and its error stays that of one
 //   gap, while that of weights 1/R a block grows with the chain and with every turn that repeats
 //   it. The blocks that one request takes over from another are estimated the same way, which gives

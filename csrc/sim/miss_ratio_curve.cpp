@@ -89,7 +89,7 @@ double MissRatioCurve::hit_ratio(uint64_t num_blocks) const {
   const double low = first ? 0 : rung_ratio(above[-1]);
   const uint32_t begin = first ? 0 : above[-1].capacity();
   const double part = static_cast<double>(num_blocks - begin) / (above->capacity() - begin);
-  return low + (rung_ratio(*above) - low) * part;
+  return std::lerp(low, rung_ratio(*above), part);
 }
 
 double MissRatioCurve::rung_ratio(const PolicyRung& rung) const noexcept {

@@ -58,7 +58,7 @@ class MissRatioCurve {
   mutable std::mutex mutex_;
   LruCurve lru_;
   std::deque<PolicyRung> rungs_;  // by capacity; empty: LRU
-  ChainSample sample_;             // of the request at hand
+  ChainSample sample_;            // of the request at hand
   RequestClock clock_;
   uint64_t blocks_ = 0;
 };

@@ -100,7 +100,7 @@ def lru_curve(trace: Trace) -> LruCurve:
 
 
 def feed(curve: MissRatioCurve, trace: Trace) -> None:
-    """Show every request of a trace to an online curve, in order."""
+    """Show every request of a trace to an online curve, in order, and end it."""
     for hashes, request, output_tokens in requests_of(trace):
         curve.update(hashes, request)
         curve.finish(request, output_tokens)
