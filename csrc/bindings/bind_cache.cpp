@@ -2,6 +2,7 @@
 #include <optional>
 
 #include "bindings/arguments.h"
+#include "bindings/gil.h"
 #include "bindings/register.h"
 #include "bindings/request_argument.h"
 #include "bindings/tenants_argument.h"
@@ -9,17 +10,6 @@
 
 namespace kvcore::bindings {
 namespace {
-
-// A call of fewer blocks mostly takes less than 100 us and keeps the GIL: taking it back beside a
-// busy thread takes milliseconds. But nobody keeps the GIL while he waits for another's long call.
-constexpr size_t kKeepGilBlocks = 4096;
-
-template <typename Call>
-auto without_gil_if_long(const PrefixCache& cache, size_t blocks, Call&& call) {
-  if (blocks < kKeepGilBlocks && !cache.is_busy()) return call();
-  py::gil_scoped_release release;
-  return call();
-}
 
 constexpr const char* kStatsDoc = R"(Counts of a cache at one moment.
 

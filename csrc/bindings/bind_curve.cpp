@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "bindings/arguments.h"
+#include "bindings/gil.h"
 #include "bindings/register.h"
 #include "bindings/request_argument.h"
 #include "cache/prefix_cache.h"
@@ -136,20 +137,24 @@ void register_curve(py::module_& module) {
           [](MissRatioCurve& self, py::handle hashes, py::handle request) {
             const HashesArgument argument(hashes);
             const RequestArgument info(request);
-            self.update(argument.get(), info.get());
+            const size_t work = argument.get().size() * (1 + self.num_capacities());
+            without_gil_if_long(self, work, [&] { self.update(argument.get(), info.get()); });
           },
           kUpdateDoc, py::arg("hashes"), py::arg("request") = py::none())
       .def(
           "finish",
           [](MissRatioCurve& self, py::handle request, py::handle output_tokens) {
-            self.finish(finished_request(request), output_tokens_argument(output_tokens));
+            const RequestInfo& info = finished_request(request);
+            const uint64_t tokens = output_tokens_argument(output_tokens);
+            without_gil_if_long(self, 0, [&] { self.finish(info, tokens); });
           },
           kFinishDoc, py::arg("request"), py::arg("output_tokens") = 0)
       .def(
           "hit_ratio",
           [](const MissRatioCurve& self, py::handle capacity) {
-            return self.hit_ratio(static_cast<uint64_t>(
-                integer_argument(capacity, "capacity", 0, std::numeric_limits<int64_t>::max())));
+            const auto blocks = static_cast<uint64_t>(
+                integer_argument(capacity, "capacity", 0, std::numeric_limits<int64_t>::max()));
+            return without_gil_if_long(self, 0, [&] { return self.hit_ratio(blocks); });
           },
           kHitRatioDoc, py::arg("capacity"))
       .def_property_readonly(

@@ -96,6 +96,11 @@ double MissRatioCurve::rung_ratio(const PolicyRung& rung) const noexcept {
   return std::clamp(rung.hits(lru_.hits(rung.capacity())) / static_cast<double>(blocks_), 0.0, 1.0);
 }
 
+bool MissRatioCurve::is_busy() const noexcept {
+  const std::unique_lock lock(mutex_, std::try_to_lock);
+  return !lock.owns_lock();
+}
+
 MissRatioCurve::Stats MissRatioCurve::stats() const {
   const std::lock_guard lock(mutex_);
   if (rungs_.empty()) return {blocks_, lru_.sampled_blocks(), lru_.rate(), lru_.bytes()};

@@ -35,6 +35,8 @@ class MissRatioCurve {
   // Throws std::invalid_argument naming what is wrong.
   explicit MissRatioCurve(const CurveOptions& options);
 
+  size_t num_capacities() const noexcept { return rungs_.size(); }
+
   // One request: the whole chain of its blocks.
   void update(std::span<const BlockHash> hashes, const RequestInfo& request);
   void finish(const RequestInfo& request, uint64_t output_tokens);
@@ -42,6 +44,9 @@ class MissRatioCurve {
   // Blocks that the policy with room for `num_blocks` finds over blocks asked for, 0 to 1; 0
   // before the first.
   double hit_ratio(uint64_t num_blocks) const;
+
+  // True while another call is at work; the answer may be old when it arrives.
+  bool is_busy() const noexcept;
 
   struct Stats {
     uint64_t blocks = 0;          // asked for
