@@ -255,8 +255,11 @@ def test_interrupt_ends_cleanly(number: signal.Signals, chat: Path, tmp_path: Pa
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     capacities = ",".join(str(size) for size in range(100, 5_000))
+    # What a shell runs in the background ignores SIGINT, and so do its children.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program, option, start = RUN_MAIN
     replay = subprocess.Popen(
-        [*RUN_MAIN, "replay", str(chat), "--capacity", capacities, "--jobs", "2"],
+        [program, option, f"{heed}; {start}", "replay", str(chat), "--capacity", capacities, "--jobs", "2"],
         env={**os.environ, "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

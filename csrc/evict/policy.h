@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -41,6 +42,8 @@ class EvictionPolicy {
     // missing blocks, from the last on, are to be bypassed; 0: nothing may leave.
     uint32_t blocks = 0;
   };
+  // What is missing and has no room is to be bypassed.
+  static constexpr Victim kBypassRest{kRootSpan, std::numeric_limits<uint32_t>::max()};
 
   virtual ~EvictionPolicy() = default;
 

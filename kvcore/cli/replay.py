@@ -51,7 +51,7 @@ _REPORT_HELP = (
 @click.option(
     "--policy",
     "policies",
-    default="lru,arc",
+    default="lru,auto",
     show_default=True,
     help="Policies, with commas; all: every one of the cache; opt: the offline optimum.",
 )
