@@ -258,8 +258,9 @@ def test_interrupt_ends_cleanly(number: signal.Signals, chat: Path, tmp_path: Pa
     # What a shell runs in the background ignores SIGINT, and so do its children.
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     program, option, start = RUN_MAIN
+    options = ("--capacity", capacities, "--jobs", "2")
     replay = subprocess.Popen(
-        [program, option, f"{heed}; {start}", "replay", str(chat), "--capacity", capacities, "--jobs", "2"],
+        [program, option, f"{heed}; {start}", "replay", str(chat), *options],
         env={**os.environ, "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -43,8 +43,8 @@ class HazardPolicy final : public EvictionPolicy {
       : table_(table),
         max_ghosts_(std::max<uint64_t>(uint64_t{num_blocks} * 4, 65536)),
         cohorts_(num_blocks + max_ghosts_ + 1),  // and that of the request at hand
-        ghosts_(max_ghosts_ + num_blocks + kMaxSpanBlocks),
-        ranked_(table, cohorts_, model_) {
+        ranked_(table, cohorts_, model_),
+        ghosts_(max_ghosts_ + num_blocks + kMaxSpanBlocks) {
     ghosts_.tell_forgotten(&forgotten_);
   }
 

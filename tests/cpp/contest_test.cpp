@@ -66,9 +66,10 @@ struct Scans {
   }
 };
 
-// Blocks found in the second half of `requests` requests.
-uint64_t found_by(std::string_view policy, int requests, bool check) {
+// Blocks found in the second half of `requests` requests; with `less`, by a smaller cache.
+uint64_t found_by(std::string_view policy, int requests, bool check, uint32_t less = 0) {
   ShadowCache cache(policy, 500);
+  if (less != 0) cache.resize(less);
   Scans scans;
   uint64_t found = 0;
   for (int i = 0; i < requests; ++i) {
@@ -88,6 +89,14 @@ TEST_CASE("auto moves to the policy that finds more, and stays with it") {
   CHECK(found_by("auto:fifo,lru2", 60'000, true) > lru2 * 97 / 100);
   CHECK(found_by("auto:lru2,fifo", 60'000, true) > lru2 * 97 / 100);
   CHECK(found_by("auto:fifo,lru,arc,s3fifo,lru2,hazard", 60'000, true) > lru2 * 97 / 100);
+}
+
+TEST_CASE("auto in a part of a cache compares what others would find in that part") {
+  const uint64_t lru = found_by("lru", 20'000, false, 300);
+  const uint64_t fifo = found_by("fifo", 20'000, false, 300);
+  REQUIRE(found_by("fifo", 20'000, false) > lru);
+  REQUIRE(fifo < lru * 95 / 100);
+  CHECK(found_by("auto:lru,fifo", 20'000, true, 300) > lru * 99 / 100);
 }
 
 TEST_CASE("auto among unknown policies, or among none, is none") {
