@@ -1,7 +1,6 @@
 #include "cache/prefix_cache.h"
 
 #include <algorithm>
-#include <limits>
 #include <stdexcept>
 #include <utility>
 
@@ -15,12 +14,7 @@ std::shared_ptr<PrefixCache> PrefixCache::create(uint64_t num_blocks, std::strin
     throw std::invalid_argument("num_blocks must be from 1 to " + std::to_string(kMaxBlocks) +
                                 ", got " + std::to_string(num_blocks));
   }
-  if (!is_policy(policy)) {
-    std::string names;
-    for (std::string_view name : policy_names()) names.append(name).append(", ");
-    throw std::invalid_argument("policy must be one of " + names +
-                                "or auto: and some of these, got \"" + policy + "\"");
-  }
+  check_policy(policy);
   for (auto [name, share] :
        {std::pair{"max_pinned", options.max_pinned}, {"max_kept", options.max_kept}}) {
     if (share >= 0 && share <= 1) continue;
@@ -71,7 +65,7 @@ Lease PrefixCache::acquire(std::span<const BlockHash> hashes, const RequestInfo&
   const size_t matched = walk_committed(hashes);
   if (tenants_ != nullptr) tenants_->count(request, hashes.size(), matched);
   if (matched == 0) return lease;
-  policy_->touch(path_, use_of(request));
+  policy_->touch(path_, clock_.use_of(request));
   lend(lease, matched);
   if (hints_ != nullptr) heed(request, 0);
   return lease;
@@ -80,7 +74,7 @@ Lease PrefixCache::acquire(std::span<const BlockHash> hashes, const RequestInfo&
 void PrefixCache::finish(const RequestInfo& request, uint64_t output_tokens,
                          std::optional<int64_t> next_use_us) noexcept {
   std::lock_guard lock(mutex_);
-  policy_->finish(use_of(request), output_tokens);
+  policy_->finish(clock_.use_of(request), output_tokens);
   ++finished_requests_;
   if (!next_use_us) next_use_us = request.next_use_us;
   if (hints_ != nullptr && next_use_us) expect(request, *next_use_us);
@@ -118,20 +112,6 @@ std::vector<TenantStats> PrefixCache::tenant_stats() const {
 uint64_t PrefixCache::available() const noexcept {
   uint64_t free = free_ids_.available();
   return tenants_ != nullptr ? std::min(free, tenants_->room()) : free;
-}
-
-// Time is what the requests say; one that says nothing comes a little after those before it.
-Use PrefixCache::use_of(const RequestInfo& request) noexcept {
-  constexpr int64_t kUntimedStepUs = 100'000;
-  const bool is_newer =
-      last_request_ == 0 || static_cast<int32_t>(request.serial - last_request_) > 0;
-  if (request.arrival_us) {
-    now_us_ = std::max(now_us_, *request.arrival_us);
-  } else if (is_newer) {
-    now_us_ += std::min(kUntimedStepUs, std::numeric_limits<int64_t>::max() - now_us_);
-  }
-  if (is_newer) last_request_ = request.serial;
-  return {request, now_us_};
 }
 
 // Leaves in path_ the spans that `hashes` begin with, whatever their state, splitting the last one

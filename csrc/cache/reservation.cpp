@@ -25,7 +25,7 @@ Reservation PrefixCache::reserve(std::span<const BlockHash> hashes,
   if (asked_before_ != nullptr) missing = admitted(missing, vacant);
   const uint64_t wanted = missing.size() + vacant;
   hold(deepest);
-  const Use use = use_of(request);
+  const Use use = clock_.use_of(request);
   std::span<const uint32_t> borders = policy_->remember(path_, missing, use);
   missing = missing.first(missing.size() - make_room(request, wanted, 0, reservation));
 

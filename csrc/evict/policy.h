@@ -98,8 +98,8 @@ class EvictionPolicy {
 std::unique_ptr<EvictionPolicy> make_policy(std::string_view name, BlockTable& table,
                                             uint32_t num_blocks);
 
-// Whether make_policy knows the name.
-bool is_policy(std::string_view name);
+// Throws std::invalid_argument unless make_policy knows the name.
+void check_policy(std::string_view name);
 
 // The policies that there are; "auto:..." names choices among them.
 std::vector<std::string_view> policy_names();

@@ -31,6 +31,7 @@ class ShadowCache {
   }
 
   uint32_t num_blocks() const noexcept { return num_blocks_; }
+  uint32_t used_blocks() const noexcept { return used_; }
   size_t bytes() const noexcept { return table_.bytes() + policy_->bytes(); }
   void check_invariants() const;
 
