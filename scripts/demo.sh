@@ -9,4 +9,4 @@ for kind in agent chat; do
   "$kvcore" workload --kind $kind --seed 1 --output build/demo/$kind.jsonl
 done
 "$kvcore" replay build/demo/agent.jsonl build/demo/chat.jsonl \
-  --policy lru,arc --capacity 1%,2%,5%,10% --json build/demo/replay.json
+  --policy lru,auto,opt --capacity 1%,2%,5%,10% --json build/demo/replay.json

@@ -134,7 +134,30 @@ def test_mrc_prints_both_curves_and_the_knee(chat: Path, tmp_path: Path) -> None
         # So few blocks are all in the sample.
         assert row["sampled_token_hit_ratio"] == pytest.approx(row["token_hit_ratio"], rel=0.05)
         assert f"{100 * row['token_hit_ratio']:.2f}" in result.output
-    assert "unique blocks sampled, rate 100%" in result.output
+    assert "unique blocks sampled for LRU, rate 100%" in result.output
+
+
+def test_mrc_of_other_policies(chat: Path, tmp_path: Path) -> None:
+    report, replayed = tmp_path / "report.json", tmp_path / "replay.json"
+    options = ("--policy", "arc,lru,hazard", "--capacity", "10%,64")
+    result = run("mrc", chat, *options, "--json", report)
+    assert result.exit_code == 0, result.output
+    rows = json.loads(report.read_text())["rows"]
+    policies = ("lru", "arc", "hazard")
+    assert [(row["policy"], row["capacity"]) for row in rows] == [
+        (policy, capacity) for policy in policies for capacity in ("10%", "64", "knee")
+    ]
+    # So few blocks are all in the sample.
+    run("replay", chat, *options, "--json", replayed)
+    exact = {
+        (row["policy"], row["capacity"]): row for row in json.loads(replayed.read_text())["rows"]
+    }
+    for row in rows[3:]:
+        assert row["token_hit_ratio"] is None
+        assert f"{100 * row['sampled_token_hit_ratio']:.2f}" in result.output
+        if row["capacity"] != "knee":
+            replayed_ratio = exact[row["policy"], row["capacity"]]["token_hit_ratio"]
+            assert row["sampled_token_hit_ratio"] == pytest.approx(replayed_ratio)
 
 
 def test_mrc_of_bad_input(chat: Path, tmp_path: Path) -> None:
@@ -143,6 +166,11 @@ def test_mrc_of_bad_input(chat: Path, tmp_path: Path) -> None:
         ((missing,), f"Error: {missing}: No such file or directory\n"),
         ((chat, "--json", tmp_path), f"Error: --json {tmp_path}: Is a directory\n"),
         ((chat, "--capacity", "x"), "Error: --capacity: capacity is 'x'; allowed are"),
+        ((chat, "--policy", "opt"), "Error: --policy: policy must be one of lru, "),
+        (
+            (chat, "--policy", "arc", "--capacity", "1000000000"),
+            "Error: --capacity: capacities times sample_ratio must be at most 1048576, got",
+        ),
     ]:
         result = run("mrc", *arguments)
         assert result.exit_code == 2
@@ -227,8 +255,12 @@ def test_interrupt_ends_cleanly(number: signal.Signals, chat: Path, tmp_path: Pa
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     capacities = ",".join(str(size) for size in range(100, 5_000))
+    # What a shell runs in the background ignores SIGINT, and so do its children.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program, option, start = RUN_MAIN
+    options = ("--capacity", capacities, "--jobs", "2")
     replay = subprocess.Popen(
-        [*RUN_MAIN, "replay", str(chat), "--capacity", capacities, "--jobs", "2"],
+        [program, option, f"{heed}; {start}", "replay", str(chat), *options],
         env={**os.environ, "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""LRU's hit ratio against capacity: exact from stack distances, and from a sample online."""
+"""Hit ratio against capacity: exact for LRU, and from a sample online for any policy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from models.chains import hashes_of
 from models.traces import build
 
-from kvcore import MissRatioCurve, _core
+from kvcore import POLICIES, MissRatioCurve, RequestInfo, _core
 from kvcore.sim import Capacity, Trace, lru_curve, read_trace, replay
 from kvcore.sim.curve import feed
 from kvcore.sim.workload import generate
@@ -115,6 +115,91 @@ def test_memory_is_bounded_and_the_distant_is_forgotten() -> None:
     assert curve.hit_ratio(1 << 40) == pytest.approx(curve.hit_ratio(30))
 
 
+POLICIES_WITH_CAPACITIES = [*POLICIES, "auto:lfu,arc"]
+POLICIES_WITH_CAPACITIES.remove("lru")
+
+
+@pytest.mark.parametrize("policy", POLICIES_WITH_CAPACITIES)
+def test_a_rung_that_samples_all_equals_the_cache(workload: Trace, policy: str) -> None:
+    capacities = [Capacity(share).blocks(workload.num_unique_blocks) for share in ("2%", "30%")]
+    curve = MissRatioCurve(min_sample_blocks=capacities[-1], policy=policy, capacities=capacities)
+    feed(curve, workload)
+    assert curve.rate == 1
+    for num_blocks in capacities:
+        result = replay(workload, policy, Capacity(str(num_blocks)))
+        assert curve.hit_ratio(num_blocks) == result.block_hit_ratio
+
+
+@given(PROMPTS)
+def test_hazard_learns_from_the_same_requests(prompts: list[list[int]]) -> None:
+    """Also from those without blocks, and from the answers."""
+    trace = build(prompts)
+    capacities = range(1, 7)
+    curve = MissRatioCurve(policy="hazard", capacities=capacities)
+    feed(curve, trace)
+    for num_blocks in capacities:
+        result = replay(trace, "hazard", Capacity(str(num_blocks)))
+        assert curve.hit_ratio(num_blocks) == result.block_hit_ratio
+
+
+# What a policy does by the lengths of chains or by luck, a sample tells less well.
+@pytest.mark.parametrize(
+    ("policy", "points"),
+    [("arc", 2), ("s3fifo", 2), ("hazard", 2), ("lru2", 2), ("mq", 2), ("wtinylfu", 4)],
+)
+def test_mean_error_of_a_policy_over_seeds(workload: Trace, policy: str, points: float) -> None:
+    capacities = [Capacity(share).blocks(workload.num_unique_blocks) for share in ("5%", "20%")]
+    exact = [replay(workload, policy, Capacity(str(n))).block_hit_ratio for n in capacities]
+    errors = []
+    for seed in range(10):
+        curve = MissRatioCurve(
+            min_sample_blocks=512, seed=seed, policy=policy, capacities=capacities
+        )
+        feed(curve, workload)
+        assert curve.rate == 512 / capacities[-1] < 0.5
+        assert 512 <= curve.sampled_blocks <= 1024
+        errors.append(
+            [100 * (curve.hit_ratio(n) - ratio) for n, ratio in zip(capacities, exact, strict=True)]
+        )
+    assert np.abs(errors).mean(axis=0).max() < points
+
+
+def test_between_capacities_the_curve_is_linear() -> None:
+    curve = MissRatioCurve(policy="arc", capacities=[4, 12])
+    near, far = hashes_of(range(3)), hashes_of(range(100, 107))
+    for chain in (near, near, far, near, far):
+        curve.update(chain)
+    at_4, at_12 = curve.hit_ratio(4), curve.hit_ratio(12)
+    assert 0 < at_4 < at_12
+    assert [curve.hit_ratio(n) for n in (0, 1, 2)] == pytest.approx([0, at_4 / 4, at_4 / 2])
+    assert curve.hit_ratio(6) == pytest.approx(at_4 + (at_12 - at_4) / 4)
+    assert curve.hit_ratio(13) == curve.hit_ratio(1 << 40) == at_12
+
+
+def test_rates_follow_capacities() -> None:
+    def rate(capacity: int, **arguments: Any) -> float:
+        return MissRatioCurve(policy="fifo", capacities=[10, capacity], **arguments).rate
+
+    assert rate(8192) == 1
+    assert rate(16384) == 0.5
+    assert rate(10**6) == 0.01
+    assert rate(1000, min_sample_blocks=100, sample_ratio=0.001) == 0.1
+    assert rate(10**6, min_sample_blocks=100, sample_ratio=0.001) == 0.001
+
+
+def test_memory_of_rungs_is_bounded() -> None:
+    curve = MissRatioCurve(
+        sample_ratio=0.001, min_sample_blocks=64, policy="arc", capacities=[32, 64, 6400]
+    )
+    memory_bytes = 0
+    for request in range(4000):
+        curve.update(hashes_of(range(10 * request, 10 * request + 10)))
+        if request == 2000:
+            memory_bytes = curve.memory_bytes
+    assert curve.sampled_blocks == 32 + 64 + 64
+    assert curve.memory_bytes < 1.2 * memory_bytes
+
+
 def test_an_empty_curve() -> None:
     curve = MissRatioCurve()
     assert curve.hit_ratio(100) == 0.0
@@ -140,6 +225,26 @@ def test_an_empty_curve() -> None:
         ({"min_sample_blocks": 8e3}, TypeError, "min_sample_blocks must be .*, got float 8000.0"),
         ({"seed": -1}, ValueError, "seed must be an int from 0 to .*, got int -1"),
         ({"seed": None}, TypeError, "seed must be an int from 0 to .*, got NoneType None"),
+        ({"policy": "belady"}, ValueError, 'policy must be one of lru, .*, got "belady"'),
+        ({"policy": "auto:"}, ValueError, 'policy must be one of lru, .*, got "auto:"'),
+        ({"policy": None}, TypeError, "policy must be a str, got NoneType None"),
+        ({"capacities": [1]}, ValueError, 'capacities must be None for policy "lru"'),
+        ({"policy": "arc"}, ValueError, 'must be 1 to 64 numbers of blocks .* "arc", got 0'),
+        ({"policy": "arc", "capacities": range(1, 66)}, ValueError, "1 to 64 .*, got 65"),
+        ({"policy": "arc", "capacities": [2, 2]}, ValueError, "rise strictly .*, got 2 after 2"),
+        (
+            {"policy": "arc", "capacities": [0]},
+            ValueError,
+            r"capacities\[0\] must be an int from 1",
+        ),
+        ({"policy": "arc", "capacities": [1, 2.5]}, TypeError, r"capacities\[1\] must be an int"),
+        ({"policy": "arc", "capacities": 64}, TypeError, "capacities must be a sequence of int"),
+        ({"policy": "arc", "capacities": "64"}, TypeError, "capacities must be a sequence of int"),
+        (
+            {"policy": "arc", "capacities": [1 << 30]},
+            ValueError,
+            "capacities times sample_ratio must be at most 1048576, got 1073741824 times 0.01",
+        ),
     ],
 )
 def test_bad_settings(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -158,6 +263,12 @@ def test_bad_calls() -> None:
     for wrong, error in ((-1, ValueError), (1 << 63, ValueError), (1.5, TypeError)):
         with pytest.raises(error, match="capacity must be an int from 0 to"):
             curve.hit_ratio(wrong)
+    with pytest.raises(TypeError, match="request must be a RequestInfo or None, got str 'r'"):
+        curve.update(hashes_of([1]), "r")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="request must be a RequestInfo, got NoneType None"):
+        curve.finish(None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"output_tokens must be an int from 0 to .*, got int -1"):
+        curve.finish(RequestInfo(), -1)
     assert curve.num_blocks == 0
 
 

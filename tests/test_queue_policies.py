@@ -178,6 +178,7 @@ def test_on_chains_of_one_block_it_is_the_textbook_s(policy: str, num_blocks: in
 @pytest.mark.parametrize(
     ("policy", "name", "requests", "apart"),
     [
+        ("lru", "LRU", 40_000, 0.001),
         ("fifo", "FIFO", 40_000, 0.001),
         ("sieve", "Sieve", 40_000, 0.001),
         # It puts new blocks into main until something has left, which long traces forget.

@@ -262,3 +262,26 @@ def test_sampled_curve_errs_by_less_than_half_a_point(trace: Trace) -> None:
         )
     assert np.abs(errors).mean(axis=0).max() < 0.5
     assert np.abs(errors).max() < 2
+
+
+def test_sampled_curves_of_policies_err_by_less_than_a_point(trace: Trace) -> None:
+    """At capacities of which less than all is sampled."""
+    capacities = list(ARC[trace.name])
+    sizes = [Capacity(text).blocks(trace.num_unique_blocks) for text in capacities]
+    sampled = {size: at for at, size in enumerate(sizes) if size > 8192}
+    exact = {
+        "arc": [*ARC[trace.name].values()],
+        "hazard": HAZARD[trace.name],
+        "s3fifo": OTHERS["s3fifo"][trace.name],
+    }
+    tokens = trace.num_blocks * trace.block_tokens / int(trace.input_tokens.sum())
+    for policy, percents in exact.items():
+        errors = []
+        for seed in range(2):
+            curve = MissRatioCurve(seed=seed, policy=policy, capacities=list(sampled))
+            feed(curve, trace)
+            assert curve.rate == 8192 / sizes[-1]
+            errors.append(
+                [100 * curve.hit_ratio(n) * tokens - percents[at] for n, at in sampled.items()]
+            )
+        assert np.abs(errors).mean(axis=0).max() < 1, policy

@@ -242,6 +242,6 @@ def test_trace_with_nothing_to_find(line: str, tmp_path: Path) -> None:
     page = Page()
     page.feed(html.read_text())
     assert page.is_whole()
-    assert set(page.tables["gap-0"]["arc"].values()) == {"\N{EN DASH}"}
-    assert set(page.tables["equal-0"]["arc"].values()) == {"0.0"}
+    assert set(page.tables["gap-0"]["auto"].values()) == {"\N{EN DASH}"}
+    assert set(page.tables["equal-0"]["auto"].values()) == {"0.0"}
     assert "nan" not in html.read_text().lower().replace("<span", "")

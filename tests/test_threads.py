@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from models.chains import Hashes, hashes_of, rows
 
-from kvcore import POLICIES, Lease, PrefixCache, RequestInfo, Reservation
+from kvcore import POLICIES, Lease, MissRatioCurve, PrefixCache, RequestInfo, Reservation
 
 DEADLINE_SECONDS = 60.0
 
@@ -244,3 +244,19 @@ def test_handles_may_die_in_other_threads() -> None:
 
     run(*[drop] * 4)
     check_all_is_given_back(cache)
+
+
+def test_threads_share_a_curve() -> None:
+    """Calls of many blocks give up the GIL; short ones that meet them wait without it."""
+    curve = MissRatioCurve(min_sample_blocks=64, policy="hazard", capacities=[32, 500, 2000])
+    chains = [hashes_of(range(begin, begin + length)) for begin, length in ((0, 3000), (1, 20))]
+
+    def show(chain: Hashes) -> None:
+        for _ in range(50):
+            request = RequestInfo()
+            curve.update(chain, request)
+            curve.finish(request, 10)
+            assert 0 <= curve.hit_ratio(1000) <= 1
+
+    run(*(lambda chain=chain: show(chain) for chain in chains for _ in range(2)))
+    assert curve.num_blocks == 2 * 50 * 3020

@@ -2,42 +2,14 @@
 #include <optional>
 
 #include "bindings/arguments.h"
+#include "bindings/gil.h"
 #include "bindings/register.h"
+#include "bindings/request_argument.h"
 #include "bindings/tenants_argument.h"
 #include "cache/prefix_cache.h"
 
 namespace kvcore::bindings {
 namespace {
-
-// A call of fewer blocks mostly takes less than 100 us and keeps the GIL: taking it back beside a
-// busy thread takes milliseconds. But nobody keeps the GIL while he waits for another's long call.
-constexpr size_t kKeepGilBlocks = 4096;
-
-template <typename Call>
-auto without_gil_if_long(const PrefixCache& cache, size_t blocks, Call&& call) {
-  if (blocks < kKeepGilBlocks && !cache.is_busy()) return call();
-  py::gil_scoped_release release;
-  return call();
-}
-
-// The `request` argument: a RequestInfo, or None for a request that nobody asks about again.
-class RequestArgument {
- public:
-  explicit RequestArgument(py::handle object) {
-    if (object.is_none()) {
-      given_ = &anonymous_.emplace();
-    } else if (py::isinstance<RequestInfo>(object)) {
-      given_ = object.cast<const RequestInfo*>();
-    } else {
-      throw py::type_error("request must be a RequestInfo or None, got " + describe(object));
-    }
-  }
-  const RequestInfo& get() const { return *given_; }
-
- private:
-  std::optional<RequestInfo> anonymous_;
-  const RequestInfo* given_;
-};
 
 constexpr const char* kStatsDoc = R"(Counts of a cache at one moment.
 
@@ -256,16 +228,10 @@ void register_cache(py::module_& module) {
           "finish",
           [](PrefixCache& self, py::handle request, py::handle output_tokens,
              py::handle next_use_us) {
-            if (!py::isinstance<RequestInfo>(request)) {
-              throw py::type_error("request must be a RequestInfo, got " + describe(request));
-            }
-            self.finish(
-                request.cast<const RequestInfo&>(),
-                static_cast<uint64_t>(integer_argument(output_tokens, "output_tokens", 0,
-                                                       std::numeric_limits<int64_t>::max())),
-                next_use_us.is_none()
-                    ? std::nullopt
-                    : std::optional(time_argument(next_use_us, "next_use_us", self)));
+            self.finish(finished_request(request), output_tokens_argument(output_tokens),
+                        next_use_us.is_none()
+                            ? std::nullopt
+                            : std::optional(time_argument(next_use_us, "next_use_us", self)));
           },
           kFinishDoc, py::arg("request"), py::arg("output_tokens") = 0,
           py::arg("next_use_us") = py::none())

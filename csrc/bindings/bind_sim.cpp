@@ -1,11 +1,9 @@
-#include <cmath>
 #include <limits>
 #include <string>
 #include <vector>
 
 #include "bindings/arguments.h"
 #include "bindings/register.h"
-#include "sim/miss_ratio_curve.h"
 #include "sim/optimal.h"
 #include "sim/stack_distance.h"
 
@@ -52,69 +50,6 @@ class RequestsArgument {
 constexpr const char* kOptimalDoc =
     R"(What the best possible prefix cache finds in a trace; kvcore.sim.optimum wraps it.)";
 
-constexpr const char* kCurveDoc =
-    R"(LRU's hit ratio at every capacity, estimated online from a sample of the blocks.
-
-Keep one alive beside an engine and show it each request's chain; it then tells what a cache of
-another size would find. Blocks are sampled by their hashes; those near hot roots are counted
-exactly.
-
-Parameters
-----------
-sample_ratio : float
-    The rate that sampling may fall to, above 0 and at most 1. It starts at 1 and is halved as the
-    sample grows.
-min_sample_blocks : int
-    Blocks that the sample keeps at least before its rate falls, 1 to 2**20. At the lowest rate the
-    blocks that were not used for longest are forgotten, and reuse farther than about
-    ``2 * min_sample_blocks / sample_ratio`` blocks counts as a miss.
-seed : int
-    Which blocks are sampled; 0 to 2**63 - 1.
-
-Raises
-------
-TypeError, ValueError
-    An argument of any method has the wrong type, shape or value; the message names it and what is
-    allowed, and nothing has changed.
-
-Notes
------
-Thread safe, also without the GIL: one lock. Memory is bounded by `min_sample_blocks`, at the
-default about 3 MB. Up to `min_sample_blocks` different blocks the curve is exact (distances above
-256 blocks to 0.8 %).
-
-Source: SHARDS (Waldspurger et al., FAST 2015), changed for chains.
-
-Examples
---------
->>> import numpy as np
->>> curve = MissRatioCurve()
->>> chain = np.arange(48, dtype=np.uint8).reshape(3, 16)
->>> curve.update(chain)
->>> curve.update(chain)
->>> curve.hit_ratio(3)
-0.5)";
-
-constexpr const char* kUpdateDoc = R"(Shows one request.
-
-Parameters
-----------
-hashes : uint8[n, 16]
-    The whole chain of its blocks, from its start. C-contiguous.)";
-
-constexpr const char* kHitRatioDoc = R"(What LRU with room for `capacity` blocks finds.
-
-Parameters
-----------
-capacity : int
-    Blocks, from 0.
-
-Returns
--------
-float
-    Blocks in cached prefixes over blocks asked for since the start, 0 to 1; 0 before the first
-    request. Never falls as `capacity` grows.)";
-
 py::array_t<uint64_t> lru_hits(py::handle block_ids, py::handle offsets) {
   const RequestsArgument requests(block_ids, offsets);
   std::vector<uint64_t> hits;
@@ -123,50 +58,6 @@ py::array_t<uint64_t> lru_hits(py::handle block_ids, py::handle offsets) {
     hits = lru_hit_blocks(requests.get());
   }
   return py::array_t<uint64_t>(static_cast<py::ssize_t>(hits.size()), hits.data());
-}
-
-void register_miss_ratio_curve(py::module_& module) {
-  py::class_<MissRatioCurve>(module, "MissRatioCurve", py::is_final(), kCurveDoc)
-      .def(py::init([](py::handle sample_ratio, py::handle min_sample_blocks, py::handle seed) {
-             constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
-             return std::make_unique<MissRatioCurve>(
-                 number_argument(sample_ratio, "sample_ratio"),
-                 static_cast<uint64_t>(integer_argument(min_sample_blocks, "min_sample_blocks", 1,
-                                                        MissRatioCurve::kMaxMinSampleBlocks)),
-                 static_cast<uint64_t>(integer_argument(seed, "seed", 0, kMax)));
-           }),
-           py::arg("sample_ratio") = 0.01, py::arg("min_sample_blocks") = 8192, py::arg("seed") = 0)
-      .def(
-          "update",
-          [](MissRatioCurve& self, py::handle hashes) {
-            const HashesArgument argument(hashes);
-            self.update(argument.get());
-          },
-          kUpdateDoc, py::arg("hashes"))
-      .def(
-          "hit_ratio",
-          [](const MissRatioCurve& self, py::handle capacity) {
-            return self.hit_ratio(static_cast<uint64_t>(
-                integer_argument(capacity, "capacity", 0, std::numeric_limits<int64_t>::max())));
-          },
-          kHitRatioDoc, py::arg("capacity"))
-      .def_property_readonly(
-          "num_blocks", [](const MissRatioCurve& self) { return self.stats().blocks; },
-          "int: blocks asked for since the start.")
-      .def_property_readonly(
-          "sampled_blocks", [](const MissRatioCurve& self) { return self.stats().sampled_blocks; },
-          "int: blocks in the sample.")
-      .def_property_readonly(
-          "rate", [](const MissRatioCurve& self) { return self.stats().rate; },
-          "float: share of the blocks that is sampled now.")
-      .def_property_readonly(
-          "memory_bytes", [](const MissRatioCurve& self) { return self.stats().memory_bytes; },
-          "int: bytes that it holds.")
-      .def("__repr__", [](const MissRatioCurve& self) {
-        const MissRatioCurve::Stats stats = self.stats();
-        return "MissRatioCurve(num_blocks=" + std::to_string(stats.blocks) +
-               ", sampled_blocks=" + std::to_string(stats.sampled_blocks) + ")";
-      });
 }
 
 }  // namespace
@@ -198,7 +89,6 @@ void register_sim(py::module_& module) {
   module.def("lru_hits", &lru_hits,
              "uint64[num_unique_blocks + 1]: blocks that LRU of each capacity finds.",
              py::arg("block_ids"), py::arg("offsets"));
-  register_miss_ratio_curve(module);
 }
 
 }  // namespace kvcore::bindings

@@ -12,6 +12,7 @@
 #include "cache/hints.h"
 #include "cache/tenants.h"
 #include "evict/policy.h"
+#include "evict/request_clock.h"
 #include "evict/request_info.h"
 #include "table/block_table.h"
 
@@ -101,7 +102,6 @@ class PrefixCache : public std::enable_shared_from_this<PrefixCache> {
   PrefixCache(uint32_t num_blocks, std::string policy, const CacheOptions& options);
 
   // All below run under the lock.
-  Use use_of(const RequestInfo& request) noexcept;
   uint64_t available() const noexcept;
   size_t walk(std::span<const BlockHash> hashes);
   size_t walk_committed(std::span<const BlockHash> hashes);
@@ -138,8 +138,7 @@ class PrefixCache : public std::enable_shared_from_this<PrefixCache> {
   const uint64_t max_pinned_, max_kept_;       // blocks
   BlockIdPool free_ids_;
   std::vector<SpanId> path_;  // scratch: the spans of the request at hand, the root's child first
-  int64_t now_us_ = 0;
-  uint32_t last_request_ = 0;  // the newest; 0: none yet
+  RequestClock clock_;
   uint32_t in_flight_blocks_ = 0;
   uint32_t num_leases_ = 0;
   uint64_t pinned_blocks_ = 0;

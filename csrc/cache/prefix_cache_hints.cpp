@@ -37,8 +37,9 @@ size_t PrefixCache::keep(std::span<const BlockHash> hashes, int64_t until_us) no
   std::lock_guard lock(mutex_);
   if (hints_ == nullptr || hashes.empty()) return 0;
   const std::string name = name_of(hashes.back());
-  const size_t matched =
-      until_us < now_us_ ? 0 : walk_committed(hashes.first(std::min(hashes.size(), max_kept_)));
+  const size_t matched = until_us < clock_.now_us()
+                             ? 0
+                             : walk_committed(hashes.first(std::min(hashes.size(), max_kept_)));
   keep(name, matched > 0 ? path_.back() : kRootSpan, until_us);
   return matched;
 }
@@ -59,7 +60,7 @@ void PrefixCache::keep(const std::string& name, SpanId last, int64_t until_us) n
 // A request uses the path, of which so many spans at its end are new. Its session is back.
 void PrefixCache::heed(const RequestInfo& request, size_t fresh_spans) noexcept {
   hints_->use(request.serial, path_, fresh_spans);
-  for (SpanId id; (id = hints_->end_lapsed(now_us_)) != kRootSpan;) unhold(id);
+  for (SpanId id; (id = hints_->end_lapsed(clock_.now_us())) != kRootSpan;) unhold(id);
   if (request.session.empty()) return;
   if (SpanId id = hints_->end(request.session); id != kRootSpan) unhold(id);
 }
@@ -69,9 +70,9 @@ void PrefixCache::expect(const RequestInfo& request, int64_t next_use_us) noexce
   const SpanId last = hints_->end_of(request.serial);
   if (last == kRootSpan) return;
   const std::string& session = request.session;
-  const int64_t until_us = end_of_grace(now_us_, next_use_us);
+  const int64_t until_us = end_of_grace(clock_.now_us(), next_use_us);
   keep(session.empty() ? name_of(table_[last].last_hash) : session,
-       until_us < now_us_ ? kRootSpan : last, until_us);
+       until_us < clock_.now_us() ? kRootSpan : last, until_us);
 }
 
 // What is not needed any more goes first. It was nobody's choice, so no policy remembers it.

@@ -272,7 +272,8 @@ EvictionPolicy::Victim TenantPolicy::oldest() noexcept {
                  static_cast<uint32_t>(giver.tenant == asking_ ? free : 0));
     auto [id, blocks] = order.oldest();
     if (id == kRootSpan) {
-      if (blocks > 0 && giver.tenant == asking_ && wants_blocks_) {
+      const bool rest = blocks == kBypassRest.blocks;
+      if (blocks > 0 && !rest && giver.tenant == asking_ && wants_blocks_) {
         blocks = static_cast<uint32_t>(std::min<uint64_t>(blocks, wanted_ - fit));
         wanted_ -= blocks;
         return {id, blocks};
@@ -280,7 +281,7 @@ EvictionPolicy::Victim TenantPolicy::oldest() noexcept {
       if (giver.tenant != asking_ || !wants_blocks_) {
         others &= ~bit(giver.tenant);
       } else if (!want_less(others)) {
-        return {};
+        return rest ? kBypassRest : Victim{};
       }
       continue;
     }

@@ -38,7 +38,10 @@ class AutoPolicy final : public EvictionPolicy {
   void touch(std::span<const SpanId> path, const Use& use) noexcept override;
   void finish(const Use& use, uint64_t output_tokens) noexcept override;
   void split(SpanId head, SpanId tail) noexcept override;
-  void resize(uint32_t num_blocks) noexcept override { num_blocks_ = num_blocks; }
+  void resize(uint32_t num_blocks) noexcept override {
+    num_blocks_ = num_blocks;
+    contest_.resize(num_blocks);
+  }
   Victim oldest() noexcept override;
   void evict(SpanId id, uint32_t blocks) noexcept override;
   void withdraw(SpanId id, uint32_t blocks) noexcept override;

@@ -27,7 +27,7 @@ uint32_t digest_of(const BlockHash& hash) noexcept {
 }  // namespace
 
 Contest::Contest(std::span<const std::string> policies, uint32_t num_blocks)
-    : num_blocks_(num_blocks) {
+    : made_for_(num_blocks), num_blocks_(num_blocks) {
   for (const std::string& policy : policies) contenders_.push_back({policy, nullptr});
 }
 
@@ -54,6 +54,13 @@ void Contest::finish(const Use& use, uint64_t output_tokens) noexcept {
   }
 }
 
+void Contest::resize(uint32_t num_blocks) noexcept {
+  if (std::exchange(num_blocks_, num_blocks) == num_blocks) return;
+  for (Contender& contender : contenders_) {
+    if (contender.cache != nullptr) contender.cache->resize(shadow_blocks(num_blocks));
+  }
+}
+
 // Counts how long requests are, and chooses the rate by that.
 void Contest::measure(size_t length) {
   measured_blocks_ += length;
@@ -61,20 +68,25 @@ void Contest::measure(size_t length) {
   const double mean = std::max(
       1.0, static_cast<double>(measured_blocks_) / static_cast<double>(measured_requests_));
   measured_requests_ = measured_blocks_ = 0;
-  if (mean > 2 * mean_length_ || mean < mean_length_ / 2) choose_rate(mean);
+  auto differs = [](double now, double then) { return now > 2 * then || now < then / 2; };
+  if (differs(mean, mean_length_) || differs(num_blocks_, rated_blocks_)) choose_rate(mean);
 }
 
 void Contest::choose_rate(double mean_length) {
   mean_length_ = mean_length;
+  rated_blocks_ = num_blocks_;
   const double enough =
       std::min(kMinBlocks / num_blocks_, kMaxSampledARequest / mean_length + kMaxSampledABlock);
-  const double rate = std::min(1.0, std::max(kSampledARequest / mean_length, enough));
-  sampled_ = static_cast<uint32_t>(std::lround(1 / rate));
-  const double places = std::min(mean_length / kPlacesARequest, 0.5 / rate);
+  rate_ = std::min(1.0, std::max(kSampledARequest / mean_length, enough));
+  sampled_ = static_cast<uint32_t>(std::lround(1 / rate_));
+  const double places = std::min(mean_length / kPlacesARequest, 0.5 / rate_);
   stride_ = std::bit_floor(static_cast<uint32_t>(std::max(1.0, places)));
-  threshold_ = static_cast<uint64_t>(std::min(1.0, rate * stride_) * 0x1p32);
-  shadow_blocks_ = static_cast<uint32_t>(std::max(1.0, std::round(rate * num_blocks_)));
+  threshold_ = static_cast<uint64_t>(std::min(1.0, rate_ * stride_) * 0x1p32);
   start_caches();
+}
+
+uint32_t Contest::shadow_blocks(uint32_t num_blocks) const noexcept {
+  return static_cast<uint32_t>(std::max(1.0, std::round(rate_ * num_blocks)));
 }
 
 // Everybody but the champion gets a cache, and what has been found so far is forgotten.
@@ -83,9 +95,10 @@ void Contest::start_caches() {
   blocks_ = 0;
   for (Contender& contender : contenders_) {
     contender.batch = contender.lead = contender.lead_squares = 0;
-    const bool runs = &contender == &contenders_[champion_];
-    contender.cache =
-        runs ? nullptr : std::make_unique<ShadowCache>(contender.policy, shadow_blocks_);
+    contender.cache.reset();
+    if (&contender == &contenders_[champion_]) continue;
+    contender.cache = std::make_unique<ShadowCache>(contender.policy, shadow_blocks(made_for_));
+    contender.cache->resize(shadow_blocks(num_blocks_));
   }
 }
 

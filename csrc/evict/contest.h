@@ -37,6 +37,8 @@ class Contest {
   void observe(const BlockTable& table, std::span<const SpanId> path,
                std::span<const BlockHash> missing, const Use& use);
   void finish(const Use& use, uint64_t output_tokens) noexcept;
+  // The champion has room for so many, at most what the contest was made for.
+  void resize(uint32_t num_blocks) noexcept;
 
   size_t champion() const noexcept { return champion_; }
   uint32_t sampled() const noexcept { return sampled_; }  // one block in so many; 0: none yet
@@ -55,12 +57,14 @@ class Contest {
   void measure(size_t length);
   void choose_rate(double mean_length);
   void start_caches();
+  uint32_t shadow_blocks(uint32_t num_blocks) const noexcept;
   // Answers how many sampled blocks are there.
   uint32_t take_sample(const BlockTable& table, std::span<const SpanId> path,
                        std::span<const BlockHash> missing);
   void compare();
 
-  const uint32_t num_blocks_;
+  const uint32_t made_for_;
+  uint32_t num_blocks_;
   std::vector<Contender> contenders_;
   size_t champion_ = 0;
   uint32_t requests_ = 0;  // of the batch
@@ -68,8 +72,9 @@ class Contest {
 
   uint64_t measured_requests_ = 0, measured_blocks_ = 0;
   double mean_length_ = 0;  // that the rate was chosen for; 0: not yet
+  uint32_t rated_blocks_ = 0;
+  double rate_ = 0;
   uint32_t sampled_ = 0;
-  uint32_t shadow_blocks_ = 0;
   uint32_t stride_ = 1;
   uint64_t threshold_ = 0;
   std::vector<BlockHash> sample_;

@@ -9,30 +9,12 @@
 #include "evict/cohorts.h"
 #include "evict/ghost_lists.h"
 #include "evict/hazard_model.h"
-#include "evict/indexed_heap.h"
+#include "evict/incoming_blocks.h"
 #include "evict/policy.h"
+#include "evict/ranked_cohorts.h"
 
 namespace kvcore {
 namespace {
-
-// Cohorts by rank; of equal ones the older goes first.
-class RankedCohorts {
- public:
-  using Id = CohortId;
-
-  explicit RankedCohorts(Cohorts& cohorts) : cohorts_(&cohorts) {}
-
-  bool precedes(CohortId a, CohortId b) const noexcept {
-    const Cohort &first = (*cohorts_)[a], &second = (*cohorts_)[b];
-    if (first.rank != second.rank) return first.rank < second.rank;
-    return first.request < second.request;
-  }
-  uint32_t place(CohortId id) const noexcept { return (*cohorts_)[id].place; }
-  void set_place(CohortId id, uint32_t place) const noexcept { (*cohorts_)[id].place = place; }
-
- private:
-  Cohorts* cohorts_;
-};
 
 // What is least worth keeping leaves: each block's chance to be used again, by its age and by what
 // its last request was like, is learnt online, and the block with the lowest Gittins index goes
@@ -61,7 +43,7 @@ class HazardPolicy final : public EvictionPolicy {
       : table_(table),
         max_ghosts_(std::max<uint64_t>(uint64_t{num_blocks} * 4, 65536)),
         cohorts_(num_blocks + max_ghosts_ + 1),  // and that of the request at hand
-        heap_(RankedCohorts(cohorts_)),
+        ranked_(table, cohorts_, model_),
         ghosts_(max_ghosts_ + num_blocks + kMaxSpanBlocks) {
     ghosts_.tell_forgotten(&forgotten_);
   }
@@ -78,24 +60,16 @@ class HazardPolicy final : public EvictionPolicy {
   void withdraw(SpanId id, uint32_t blocks) noexcept override;
   void released(SpanId id) noexcept override;
   size_t bytes() const noexcept override {
-    return cohorts_.bytes() + heap_.bytes() + ghosts_.bytes() + HazardModel::bytes();
+    return cohorts_.bytes() + ranked_.bytes() + ghosts_.bytes() + HazardModel::bytes();
   }
   void check_invariants() const override;
 
  private:
   static constexpr int kAgedARequest = 64;
-  static constexpr size_t kRankedARequest = 2;
-  static constexpr size_t kMovedARequest = 8;
   static constexpr int kMaxTries = 9;
   static constexpr float kSessionMemory = 0.9F;
   static constexpr float kSessionPrior = 2;
 
-  // Missing blocks that the request brings and of which the same is known.
-  struct Piece {
-    uint32_t begin, blocks;
-    uint8_t uses;     // with this one
-    float rank = -1;  // below 0: not asked for yet
-  };
   // Blocks of one cohort that are used again, until the next ones are of another.
   struct Reuse {
     CohortId cohort = kNoCohort;
@@ -116,32 +90,21 @@ class HazardPolicy final : public EvictionPolicy {
   void bury(CohortId id, uint8_t uses, std::span<const BlockHash> run) noexcept;
   void lose(CohortId id, size_t use_class, uint32_t blocks) noexcept;
   void leave(SpanId id) noexcept;
-  void list(CohortId id) noexcept;
-  void unlist(CohortId id) noexcept;
-  void rank(CohortId id) noexcept;
-  float rank_at(const Cohort& cohort) const noexcept;
 
   BlockTable& table_;
   const uint64_t max_ghosts_;
   Cohorts cohorts_;
-  IndexedHeap<RankedCohorts> heap_;
+  HazardModel model_;
+  RankedCohorts ranked_;
   std::vector<GhostLists::Forgotten> forgotten_;  // outlives ghosts_
   GhostLists ghosts_;
-  HazardModel model_;
   int64_t now_us_ = 0;
-  size_t next_ranked_ = 0, next_moved_ = 0;
 
   // Of the request at hand:
   CohortId current_ = kNoCohort;
   Reuse reuse_;
-  Cohort previous_{};  // the last user of the deepest block known, as it was before
-  std::span<const BlockHash> missing_;
-  std::vector<Piece> pieces_;      // of missing_
-  std::vector<uint32_t> borders_;  // where they begin
-  size_t last_piece_ = 0;
-  uint32_t incoming_ = 0;    // blocks of missing_ that may still come
-  uint32_t entered_ = 0;     // that have come
-  uint32_t remembered_ = 0;  // whose they are: others may touch before they have come
+  Cohort previous_{};        // the last user of the deepest block known, as it was before
+  IncomingBlocks incoming_;  // from remember() to touch(); others may touch in between
 };
 
 size_t class_of(uint32_t uses) noexcept { return HazardModel::use_class(uses); }
@@ -166,6 +129,7 @@ uint8_t output_of(uint64_t tokens) noexcept {
 // Finds or makes the cohort of the request at hand; answers whether it is new.
 bool HazardPolicy::begin(std::span<const SpanId> path, const Use& use) noexcept {
   now_us_ = use.now_us;
+  ranked_.set_time(now_us_);
   previous_.request = 0;
   const uint32_t serial = use.request.serial;
   const CohortId before = cohorts_.of(serial);
@@ -177,14 +141,7 @@ bool HazardPolicy::begin(std::span<const SpanId> path, const Use& use) noexcept 
     }
   }
   age(now_us_);
-  for (size_t i = 0; i < kRankedARequest && !heap_.empty(); ++i) {
-    rank(heap_[next_ranked_++ % heap_.size()]);
-  }
-  for (size_t i = 0; i < kMovedARequest && !heap_.empty(); ++i) {
-    CohortId id = heap_[next_moved_++ % heap_.size()];
-    cohorts_[id].rank = rank_at(cohorts_[id]);
-    heap_.moved(id);
-  }
+  ranked_.refresh_some();
   current_ = cohorts_.make(now_us_, serial);
   if (before != kNoCohort) {  // it branches
     cohorts_[current_].traits = cohorts_[before].traits;
@@ -200,7 +157,7 @@ void HazardPolicy::age(int64_t now_us) noexcept {
   for (int bucket = 0; bucket + 1 < HazardModel::kBuckets; ++bucket) {
     for (CohortId id; left > 0 && (id = cohorts_.due(bucket, now_us)) != kNoCohort; --left) {
       leave_bucket(id);
-      if (cohorts_[id].listed) rank(id);
+      if (cohorts_[id].listed) ranked_.rerank(id);
     }
   }
 }
@@ -227,7 +184,7 @@ void HazardPolicy::use(std::span<const SpanId> path) noexcept {
     if (span.vacant || before == current_) continue;
     if (before != kNoCohort) {
       if (cohorts_[before].leaf == id) {
-        unlist(before);
+        ranked_.unlist(before);
         cohorts_[before].leaf = kRootSpan;
       }
       if (cohorts_[before].request == cohorts_[current_].request) {
@@ -257,7 +214,7 @@ void HazardPolicy::learn_reuse() noexcept {
   const int bucket = HazardModel::bucket_of(age_us);
   if (cohorts_[id].bucket < bucket) {
     while (cohorts_[id].bucket < bucket) leave_bucket(id);
-    if (cohorts_[id].listed) rank(id);
+    if (cohorts_[id].listed) ranked_.rerank(id);
   }
   float hazard = model_.learn(cohorts_[id].traits, use_class, bucket, true, blocks);
   previous_ = cohorts_[id];
@@ -270,21 +227,11 @@ void HazardPolicy::learn_reuse() noexcept {
 
 // Looks the missing blocks up among the ghosts.
 void HazardPolicy::recall(std::span<const BlockHash> missing) noexcept {
-  pieces_.clear();
-  borders_.clear();
-  auto add = [this](uint32_t begin, uint32_t blocks, uint8_t uses) {
-    if (!pieces_.empty() && pieces_.back().uses == uses) {
-      pieces_.back().blocks += blocks;
-    } else {
-      pieces_.push_back({begin, blocks, uses});
-      borders_.push_back(begin);
-    }
-  };
   for (uint32_t i = 0; i < missing.size();) {
     auto hit = ghosts_.take(missing.subspan(i));
     forget();
     if (hit.blocks == 0) {
-      add(i++, 1, 1);
+      incoming_.add(i++, 1, 1);
       continue;
     }
     auto uses = static_cast<uint8_t>(hit.value >> 32);
@@ -296,10 +243,9 @@ void HazardPolicy::recall(std::span<const BlockHash> missing) noexcept {
       reuse(id, class_of(uses), hit.blocks);
       uses = one_more(uses);
     }
-    add(i, hit.blocks, uses);
+    incoming_.add(i, hit.blocks, uses);
     i += hit.blocks;
   }
-  last_piece_ = pieces_.size() - 1;
 }
 
 // What the request at hand is like, from the blocks that were known and all that it asks for.
@@ -331,18 +277,12 @@ std::span<const uint32_t> HazardPolicy::remember(std::span<const SpanId> path,
     if (table_[path[i]].vacant) unbroken = std::min(unbroken, i);
   }
   use(path.first(unbroken));  // the rest may not come to be used
+  incoming_.start(missing, request.request.serial);
   recall(missing);
   learn_reuse();
-  uint32_t known = resident;
-  for (const Piece& piece : pieces_) {
-    if (piece.uses > 1) known = resident + piece.begin + piece.blocks;
-  }
-  describe(known, resident + static_cast<uint32_t>(missing.size()), request.sampled);
-  missing_ = missing;
-  incoming_ = static_cast<uint32_t>(missing.size());
-  entered_ = 0;
-  remembered_ = request.request.serial;
-  return borders_;
+  describe(resident + incoming_.known(), resident + static_cast<uint32_t>(missing.size()),
+           request.sampled);
+  return incoming_.borders();
 }
 
 void HazardPolicy::enter(SpanId id, std::optional<uint32_t> position) noexcept {
@@ -352,9 +292,8 @@ void HazardPolicy::enter(SpanId id, std::optional<uint32_t> position) noexcept {
     span.list = one_more(span.list);
     return;
   }
-  auto after = std::upper_bound(borders_.begin(), borders_.end(), *position);
-  span.list = pieces_[static_cast<size_t>(after - borders_.begin()) - 1].uses;
-  entered_ = *position + span.length;
+  span.list = incoming_.uses_at(*position);
+  incoming_.entered_to(*position + span.length);
 }
 
 void HazardPolicy::touch(std::span<const SpanId> path, const Use& request) noexcept {
@@ -366,24 +305,19 @@ void HazardPolicy::touch(std::span<const SpanId> path, const Use& request) noexc
     for (SpanId id : path) blocks += table_[id].length;
     describe(blocks, blocks, request.sampled);
   }
-  if (request.request.serial == remembered_) {
-    for (const Piece& piece : pieces_) {  // what has been bypassed
-      uint32_t begin = std::max(piece.begin, entered_), end = piece.begin + piece.blocks;
-      if (begin >= end) continue;
-      cohorts_[current_].blocks[class_of(piece.uses)] += end - begin;
-      bury(current_, piece.uses, missing_.subspan(begin, end - begin));
-    }
-    pieces_.clear();
-    missing_ = {};
-    incoming_ = 0;
-    remembered_ = 0;
+  if (incoming_.are_of(request.request.serial)) {
+    incoming_.for_each_bypassed([this](uint8_t uses, std::span<const BlockHash> blocks) {
+      cohorts_[current_].blocks[class_of(uses)] += static_cast<uint32_t>(blocks.size());
+      bury(current_, uses, blocks);
+    });
+    incoming_.clear();
   }
   CohortId id = std::exchange(current_, kNoCohort);
   if (cohorts_[id].is_empty()) return cohorts_.free(id);
   if (path.empty()) return;
-  unlist(id);
+  ranked_.unlist(id);
   cohorts_[id].leaf = path.back();
-  if (table_[path.back()].holds == 0) list(id);
+  if (table_[path.back()].holds == 0) ranked_.list(id);
 }
 
 void HazardPolicy::finish(const Use& use, uint64_t output_tokens) noexcept {
@@ -392,7 +326,7 @@ void HazardPolicy::finish(const Use& use, uint64_t output_tokens) noexcept {
   Cohort& cohort = cohorts_[id];
   cohort.traits.output = output_of(output_tokens);
   model_.learn_output(cohort.traits);
-  if (cohort.listed) rank(id);
+  if (cohort.listed) ranked_.rerank(id);
 }
 
 void HazardPolicy::split(SpanId head_id, SpanId tail_id) noexcept {
@@ -403,28 +337,24 @@ void HazardPolicy::split(SpanId head_id, SpanId tail_id) noexcept {
 }
 
 EvictionPolicy::Victim HazardPolicy::oldest() noexcept {
-  for (int tries = 0; !heap_.empty();) {
-    CohortId id = heap_.top();
+  for (int tries = 0; !ranked_.empty();) {
+    CohortId id = ranked_.top();
     Cohort& cohort = cohorts_[id];
     const Span& leaf = table_[cohort.leaf];
     if (leaf.holds != 0) {
-      unlist(id);
+      ranked_.unlist(id);
       continue;
     }
     if (tries++ < kMaxTries) {
-      cohort.rank = rank_at(cohort);
-      heap_.moved(id);
-      if (heap_.top() != id) continue;
+      ranked_.follow(id);
+      if (ranked_.top() != id) continue;
     }
-    if (incoming_ > 0 && current_ != kNoCohort) {
-      while (pieces_[last_piece_].begin >= incoming_) --last_piece_;
-      Piece& piece = pieces_[last_piece_];
-      if (piece.rank < 0) {
-        piece.rank = model_.ranks(cohorts_[current_].traits, class_of(piece.uses), 0).start;
+    IncomingBlocks::Piece* last = current_ != kNoCohort ? incoming_.last() : nullptr;
+    if (last != nullptr) {
+      if (last->rank < 0) {
+        last->rank = model_.ranks(cohorts_[current_].traits, class_of(last->uses), 0).start;
       }
-      if (cohort.rank > piece.rank) {
-        return {kRootSpan, std::exchange(incoming_, piece.begin) - piece.begin};
-      }
+      if (cohort.rank > last->rank) return {kRootSpan, incoming_.bypass_last()};
     }
     return {cohort.leaf, leaf.length};
   }
@@ -445,7 +375,7 @@ void HazardPolicy::withdraw(SpanId id, uint32_t blocks) noexcept {
 
 void HazardPolicy::released(SpanId id) noexcept {
   CohortId cohort = cohort_of(table_[id]);
-  if (cohorts_[cohort].leaf == id && !cohorts_[cohort].listed) list(cohort);
+  if (cohorts_[cohort].leaf == id && !cohorts_[cohort].listed) ranked_.list(cohort);
 }
 
 // Blocks of a cohort become ghosts.
@@ -477,40 +407,14 @@ void HazardPolicy::lose(CohortId id, size_t use_class, uint32_t blocks) noexcept
 void HazardPolicy::leave(SpanId id) noexcept {
   CohortId cohort = cohort_of(table_[id]);
   if (cohorts_[cohort].leaf != id) return;
-  unlist(cohort);
+  ranked_.unlist(cohort);
   SpanId up = table_.above(id);
   cohorts_[cohort].leaf = up != kRootSpan && cohort_of(table_[up]) == cohort ? up : kRootSpan;
 }
 
-void HazardPolicy::list(CohortId id) noexcept {
-  rank(id);
-  cohorts_[id].listed = true;
-  heap_.push(id);
-}
-
-void HazardPolicy::unlist(CohortId id) noexcept {
-  if (std::exchange(cohorts_[id].listed, false)) heap_.erase(id);
-}
-
-void HazardPolicy::rank(CohortId id) noexcept {
-  Cohort& cohort = cohorts_[id];
-  cohort.ranks = model_.ranks(cohort.traits, class_of(table_[cohort.leaf].list), cohort.bucket);
-  cohort.rank = rank_at(cohort);
-  if (cohort.listed) heap_.moved(id);
-}
-
-float HazardPolicy::rank_at(const Cohort& cohort) const noexcept {
-  const int64_t start = HazardModel::edge_us(cohort.bucket);
-  const int64_t end = HazardModel::edge_us(cohort.bucket + 1);
-  auto part =
-      static_cast<float>(now_us_ - cohort.time_us - start) / static_cast<float>(end - start);
-  part = std::clamp(part, 0.0F, 1.0F);
-  return cohort.ranks.start + (cohort.ranks.end - cohort.ranks.start) * part;
-}
-
 void HazardPolicy::check_invariants() const {
   ghosts_.check_invariants();
-  heap_.check_invariants();
+  ranked_.check_invariants();
   KV_INVARIANT(ghosts_.size(GhostLists::kFirst) <= max_ghosts_);
   KV_INVARIANT(current_ == kNoCohort && forgotten_.empty() && reuse_.blocks == 0);
   std::vector<std::array<uint32_t, HazardModel::kUseClasses>> blocks(cohorts_.size());
@@ -544,7 +448,7 @@ void HazardPolicy::check_invariants() const {
     KV_INVARIANT(cohort.leaf != kRootSpan || !cohort.listed);
     listed += cohort.listed;
   }
-  KV_INVARIANT(listed == heap_.size());
+  KV_INVARIANT(listed == ranked_.size());
 }
 
 }  // namespace

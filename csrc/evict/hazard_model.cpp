@@ -12,8 +12,8 @@ namespace {
 
 constexpr double kGrowth = 1.6;
 constexpr float kRate = 0.05F;
-constexpr float kMemory = 0.9999F;      // of squared gradients, a step
-constexpr float kFirstGradient = 1;     // as if so much had been seen
+constexpr float kMemory = 0.9999F;   // of squared gradients, a step
+constexpr float kFirstGradient = 1;  // as if so much had been seen
 constexpr float kOutputRate = 0.02F;
 constexpr float kPriorHazard = 0.13F;  // 1 - 1.6^-0.3: of n blocks n / age^0.3 are left
 constexpr float kFirstPrior = 0.25F;   // the first bucket is longer than the second

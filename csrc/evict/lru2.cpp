@@ -128,7 +128,7 @@ EvictionPolicy::Victim Lru2Policy::oldest() noexcept {
   if (id == kRootSpan || history_.is_settled()) return {id, table_[id].length};
   const uint32_t with_room = num_blocks_ - resident_blocks_;
   uint32_t worth_more = std::max(history_.count_of(last_but_one(table_[id])), 1u);
-  if (worth_more <= with_room) return {};
+  if (worth_more <= with_room) return kBypassRest;
   return {id, std::min<uint32_t>(table_[id].length, worth_more - with_room)};
 }
 

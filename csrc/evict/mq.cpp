@@ -182,7 +182,7 @@ EvictionPolicy::Victim MqPolicy::oldest() noexcept {
   uint32_t worth_it = queue < kQueues ? history_.count_of(value_of((uint64_t{1} << queue) - 1))
                                       : 0;  // and this use
   worth_it = std::max(worth_it, 1u);
-  if (worth_it <= with_room) return {};
+  if (worth_it <= with_room) return kBypassRest;
   return {victim.span, std::min(victim.blocks, worth_it - with_room)};
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -60,9 +61,13 @@ std::unique_ptr<EvictionPolicy> make_policy(std::string_view name, BlockTable& t
   return make_auto_of(table, num_blocks, std::move(contenders));
 }
 
-bool is_policy(std::string_view name) {
-  if (find_policy(name) != nullptr) return true;
-  return name.starts_with(kAutoOf) && !contenders_of(name.substr(kAutoOf.size())).empty();
+void check_policy(std::string_view name) {
+  if (find_policy(name) != nullptr) return;
+  if (name.starts_with(kAutoOf) && !contenders_of(name.substr(kAutoOf.size())).empty()) return;
+  std::string names;
+  for (const Entry& entry : kPolicies) names.append(entry.name).append(", ");
+  throw std::invalid_argument("policy must be one of " + names +
+                              "or auto: and some of these, got \"" + std::string(name) + "\"");
 }
 
 std::vector<std::string_view> policy_names() {

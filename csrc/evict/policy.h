@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -41,6 +42,8 @@ class EvictionPolicy {
     // missing blocks, from the last on, are to be bypassed; 0: nothing may leave.
     uint32_t blocks = 0;
   };
+  // What is missing and has no room is to be bypassed.
+  static constexpr Victim kBypassRest{kRootSpan, std::numeric_limits<uint32_t>::max()};
 
   virtual ~EvictionPolicy() = default;
 
@@ -95,8 +98,8 @@ class EvictionPolicy {
 std::unique_ptr<EvictionPolicy> make_policy(std::string_view name, BlockTable& table,
                                             uint32_t num_blocks);
 
-// Whether make_policy knows the name.
-bool is_policy(std::string_view name);
+// Throws std::invalid_argument unless make_policy knows the name.
+void check_policy(std::string_view name);
 
 // The policies that there are; "auto:..." names choices among them.
 std::vector<std::string_view> policy_names();

@@ -226,7 +226,7 @@ EvictionPolicy::Victim S3FifoPolicy::oldest() noexcept {
   if (id != kRootSpan) return {id, shortest(id, excess > 0 ? 1 : UINT64_MAX)};
   uint64_t room = num_blocks_ - queues_[kSmall].blocks - queues_[kMain].blocks;
   uint64_t share = num_blocks_ - main_limit_;
-  if (!missing_.empty() && room >= share) return {};
+  if (!missing_.empty() && room >= share) return kBypassRest;
   id = next_of(kMain);
   return {id, shortest(id, room < share ? share - room : UINT64_MAX)};
 }

@@ -21,8 +21,8 @@ uint32_t ShadowCache::serve(std::span<const BlockHash> chain, const Use& use) no
   ++table_[deepest].holds;
   std::span<const uint32_t> borders = policy_->remember(path_, missing, use);
   const uint32_t bypassed = make_room(static_cast<uint32_t>(missing.size()));
-  const uint32_t room =
-      std::min(num_blocks_ - used_, static_cast<uint32_t>(missing.size()) - bypassed);
+  const uint32_t room = std::min(num_blocks_ - std::min(used_, num_blocks_),
+                                 static_cast<uint32_t>(missing.size()) - bypassed);
   SpanId last = deepest;
   for (uint32_t begin = 0; begin < room;) {
     while (!borders.empty() && borders.front() <= begin) borders = borders.subspan(1);
@@ -64,10 +64,10 @@ uint32_t ShadowCache::walk(std::span<const BlockHash> chain) noexcept {
 // Evicts until `wanted` blocks fit; answers how many of them are to be bypassed.
 uint32_t ShadowCache::make_room(uint32_t wanted) noexcept {
   uint32_t bypassed = 0;
-  while (num_blocks_ - used_ < wanted) {
-    const uint32_t excess = wanted - (num_blocks_ - used_);
+  while (num_blocks_ < used_ + wanted) {
+    const uint32_t excess = used_ + wanted - num_blocks_;
     auto [id, allowed] = policy_->oldest();
-    const uint32_t blocks = std::min(allowed, excess);
+    const uint32_t blocks = std::min(allowed, id == kRootSpan ? std::min(excess, wanted) : excess);
     if (blocks == 0) break;
     if (id == kRootSpan) {
       wanted -= blocks;
@@ -96,7 +96,7 @@ void ShadowCache::check_invariants() const {
   policy_->check_invariants();
   uint32_t used = 0;
   table_.for_each([&](SpanId id) { used += table_[id].length; });
-  KV_INVARIANT(used == used_ && used <= num_blocks_);
+  KV_INVARIANT(used == used_);
 }
 
 }  // namespace kvcore

@@ -24,7 +24,14 @@ class ShadowCache {
     policy_->finish(use, output_tokens);
   }
 
+  // Holds so many, at most what it was made for, from the next miss on.
+  void resize(uint32_t num_blocks) noexcept {
+    num_blocks_ = num_blocks;
+    policy_->resize(num_blocks);
+  }
+
   uint32_t num_blocks() const noexcept { return num_blocks_; }
+  uint32_t used_blocks() const noexcept { return used_; }
   size_t bytes() const noexcept { return table_.bytes() + policy_->bytes(); }
   void check_invariants() const;
 
@@ -33,7 +40,7 @@ class ShadowCache {
   uint32_t make_room(uint32_t wanted) noexcept;
   void remove(SpanId id) noexcept;
 
-  const uint32_t num_blocks_;
+  uint32_t num_blocks_;
   BlockTable table_;
   std::unique_ptr<EvictionPolicy> policy_;
   std::vector<SpanId> path_;  // of the request at hand

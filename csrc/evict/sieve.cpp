@@ -98,7 +98,7 @@ EvictionPolicy::Victim SievePolicy::oldest() noexcept {
   if (SpanId id = overdue_.first(); id != kRootSpan) return {id, table_[id].length};
   for (;;) {
     if (hand_ == kRootSpan) {
-      if (blocks_come_ && room_made_) return {};
+      if (blocks_come_ && room_made_) return kBypassRest;
       hand_ = queue_.front();
     }
     SpanId id = hand_;

@@ -194,7 +194,7 @@ EvictionPolicy::Victim WTinyLfuPolicy::oldest() noexcept {
       return {victim, 1};
     }
     if (with_room < missing_.size() && sketch_.count(missing_[with_room]) <= frequency(victim)) {
-      return {};
+      return kBypassRest;
     }
     return {victim, 1};
   }

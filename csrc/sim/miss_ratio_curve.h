@@ -1,93 +1,70 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
+#include <deque>
 #include <mutex>
 #include <span>
+#include <string>
 #include <vector>
 
-#include "common/types.h"
-#include "sim/fenwick_tree.h"
-#include "sim/hit_histogram.h"
-#include "sim/sample_table.h"
+#include "evict/request_clock.h"
+#include "sim/lru_curve.h"
+#include "sim/policy_rung.h"
 
 namespace kvcore {
 
-// LRU's hit ratio at every capacity, estimated online from a sample of the blocks.
+struct CurveOptions {
+  double sample_ratio = 0.01;  // that the rate may fall to
+  uint64_t min_sample_blocks = 8192;
+  uint64_t seed = 0;
+  std::string policy = "lru";
+  std::vector<uint32_t> capacities;  // blocks, rising; empty for LRU, which has all
+};
+
+// The hit ratio of a policy against capacity, estimated online from a sample of the blocks: for
+// LRU at every capacity (lru_curve.h), for others at the capacities asked for (policy_rung.h) and
+// linear between them. A rung's rate is min_sample_blocks over its capacity, but at least
+// sample_ratio and at most 1, where it is exact.
 //
-// A block is sampled if a digest of its hash is below a threshold, as in SHARDS (Waldspurger et
-// al., FAST 2015), so whether it is does not depend on its chain. Three things differ from SHARDS,
-// because chains are asked for from the root and not block by block:
-//
-// - Hits are a prefix, so the deepest sampled block that hits, at position p, tells nearly all.
-// With
-//   rate R the first p + 1/R blocks are taken as hits: the number of unsampled hits below p is
-//   geometric, so this is unbiased for every chain and capacity, and its error stays that of one
-//   gap, while that of weights 1/R a block grows with the chain and with every turn that repeats
-//   it. The blocks that one request takes over from another are estimated the same way, which gives
-//   the stack distances.
-// - Blocks near hot roots are followed whatever their digest: one block a request is added below
-//   the hot part of its chain, uses are counted, and halved when there are too many. Up to the last
-//   of these, hits are exact. They are chosen without regard to the sample, so nothing is biased.
-// - The rate starts at 1 and is halved whenever 9/4 * min_sample_blocks are in the sample, so that
-//   at least min_sample_blocks stay; never below sample_ratio. Then the oldest eighth is forgotten
-//   instead: a reuse farther than about 2 * min_sample_blocks / sample_ratio blocks is a miss.
-//
-// Memory is bounded by min_sample_blocks: about 250 bytes each. An update costs a digest a block, a
-// look-up a sampled or hot block, and O(log min_sample_blocks) for each piece of the chain that was
-// last touched together. Thread safe: one lock.
+// Owns LRU's curve and the rungs. Memory is bounded by the options. Thread safe: one lock.
 class MissRatioCurve {
  public:
-  static constexpr uint32_t kMaxMinSampleBlocks = uint32_t{1} << 20;
+  static constexpr uint32_t kMaxSampleBlocks = uint32_t{1} << 20;
+  static constexpr size_t kMaxCapacities = 64;
 
   // Throws std::invalid_argument naming what is wrong.
-  MissRatioCurve(double sample_ratio, uint64_t min_sample_blocks, uint64_t seed);
+  explicit MissRatioCurve(const CurveOptions& options);
+
+  size_t num_capacities() const noexcept { return rungs_.size(); }
 
   // One request: the whole chain of its blocks.
-  void update(std::span<const BlockHash> hashes);
+  void update(std::span<const BlockHash> hashes, const RequestInfo& request);
+  void finish(const RequestInfo& request, uint64_t output_tokens);
 
-  // Blocks that LRU with room for `num_blocks` finds over blocks asked for, 0 to 1; 0 before the
-  // first. Never falls as `num_blocks` grows.
+  // Blocks that the policy with room for `num_blocks` finds over blocks asked for, 0 to 1; 0
+  // before the first.
   double hit_ratio(uint64_t num_blocks) const;
 
+  // True while another call is at work; the answer may be old when it arrives.
+  bool is_busy() const noexcept;
+
   struct Stats {
-    uint64_t blocks = 0;  // asked for
-    uint64_t sampled_blocks = 0;
-    uint64_t root_blocks = 0;  // followed because they are hot
-    double rate = 1;
+    uint64_t blocks = 0;          // asked for
+    uint64_t sampled_blocks = 0;  // in LRU's sample, or in the rungs
+    double rate = 1;              // of LRU's sample, or the lowest of the rungs
     uint64_t memory_bytes = 0;
   };
   Stats stats() const;
+  void check_invariants() const;  // throws std::logic_error
 
  private:
-  using Block = SampleTable::Block;
-  class Walk;
-
-  uint64_t key_of(const BlockHash& hash) const noexcept;
-  bool is_sampled(uint64_t key) const noexcept { return key <= threshold_; }
-  void track(Block& place, const BlockHash& hash, uint64_t key) noexcept;
-  void add_root(const BlockHash& hash);
-  void trim_roots();
-  void trim_sample();
-  template <typename Keep>
-  void retain(Keep&& keep);
-  void renumber();
-
-  const double sample_ratio_;
-  const size_t max_sample_blocks_;
-  const size_t max_root_blocks_;
-  const uint64_t seed_;
+  double rung_ratio(const PolicyRung& rung) const noexcept;
 
   mutable std::mutex mutex_;
-  double rate_ = 1;
-  uint64_t threshold_ = std::numeric_limits<uint64_t>::max();
-  SampleTable table_;
-  size_t sampled_blocks_ = 0;
-  size_t root_blocks_ = 0;
-  uint32_t now_ = 0;  // number of the request at hand, from 1; renumbered when they run out
-  std::vector<double> last_used_;  // blocks that each request was the last to use, estimated
-  FenwickTree<double> last_used_sums_;
-  HitHistogram hits_;
+  LruCurve lru_;
+  std::deque<PolicyRung> rungs_;  // by capacity; empty: LRU
+  ChainSample sample_;            // of the request at hand
+  RequestClock clock_;
   uint64_t blocks_ = 0;
 };
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kvcore._core import POLICIES
 from kvcore.cli import InputError
 from kvcore.machine import check_writable
 from kvcore.sim import Capacity, Trace, TraceError, read_trace
@@ -12,6 +13,17 @@ from kvcore.sim import Capacity, Trace, TraceError, read_trace
 def listed(text: str) -> list[str]:
     """The parts between commas, each once."""
     return list(dict.fromkeys(part.strip() for part in text.split(",")))
+
+
+def parse_policies(text: str, *others: str) -> list[str]:
+    """Names of policies, or of what else is allowed; "all" stands for those of the cache."""
+    names: dict[str, None] = {}
+    for name in listed(text):
+        if name != "all" and name not in (*POLICIES, *others):
+            allowed = ", ".join((*POLICIES, *others, "all"))
+            raise InputError(f"--policy: policy must be one of {allowed}, got {name[:40]!r}")
+        names |= dict.fromkeys(POLICIES if name == "all" else [name])
+    return list(names)
 
 
 def parse_capacities(text: str) -> list[Capacity]:

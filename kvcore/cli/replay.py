@@ -19,9 +19,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from kvcore._core import POLICIES
 from kvcore.cli import InputError
-from kvcore.cli.inputs import check_output, listed, open_trace, parse_capacities
+from kvcore.cli.inputs import check_output, open_trace, parse_capacities, parse_policies
 from kvcore.machine import replace_file, usable_cores, write_report
 from kvcore.sim import EqualCapacity, Prefill, ReplayResult, Trace, equal_capacities, sweep
 from kvcore.sim.equal import LRU, effective_gain, mean_less
@@ -52,7 +51,7 @@ _REPORT_HELP = (
 @click.option(
     "--policy",
     "policies",
-    default="lru,arc",
+    default="lru,auto",
     show_default=True,
     help="Policies, with commas; all: every one of the cache; opt: the offline optimum.",
 )
@@ -101,7 +100,7 @@ def replay(
     Times to first token (TTFT) are those of a simple model: requests wait, first come, first
     served, for an engine that then computes their uncached tokens.
     """
-    policy_names = _policies(policies)
+    policy_names = parse_policies(policies, OPTIMUM)
     sizes = parse_capacities(capacities)
     prefill = _prefill(engines, prefill_tokens_per_s)
     _check_outputs(json_path, plot_path, report_path)
@@ -148,17 +147,6 @@ def replay(
 
         page = report_page(requests, results, equals, prefill)
         replace_file(report_path, page.encode())
-
-
-def _policies(text: str) -> list[str]:
-    """Names of policies; "all" stands for those of the cache."""
-    names: dict[str, None] = {}
-    for name in listed(text):
-        if name != "all" and name not in (*POLICIES, OPTIMUM):
-            allowed = ", ".join((*POLICIES, OPTIMUM, "all"))
-            raise InputError(f"--policy: policy must be one of {allowed}, got {name[:40]!r}")
-        names |= dict.fromkeys(POLICIES if name == "all" else [name])
-    return list(names)
 
 
 def _prefill(engines: int, tokens_per_s: float | None) -> Prefill:

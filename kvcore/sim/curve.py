@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from kvcore._core import MissRatioCurve, lru_hits
-from kvcore.hashing import BlockHasher
+from kvcore.sim.requests import requests_of
 from kvcore.sim.trace import Trace
 
 
@@ -101,9 +100,7 @@ def lru_curve(trace: Trace) -> LruCurve:
 
 
 def feed(curve: MissRatioCurve, trace: Trace) -> None:
-    """Show every request of a trace to an online curve, in order."""
-    # A block id stands for one token: equal hashes are equal chains of ids, so equal prefixes.
-    hash_chain = BlockHasher(1, "xxh3_128").hash
-    offsets = trace.offsets.tolist()
-    for begin, end in pairwise(offsets):
-        curve.update(hash_chain(trace.block_ids[begin:end]))
+    """Show every request of a trace to an online curve, in order, and end it."""
+    for hashes, request, output_tokens in requests_of(trace):
+        curve.update(hashes, request)
+        curve.finish(request, output_tokens)

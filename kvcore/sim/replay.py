@@ -11,8 +11,8 @@ from time import perf_counter
 import numpy as np
 import numpy.typing as npt
 
-from kvcore._core import PrefixCache, RequestInfo
-from kvcore.hashing import BlockHasher
+from kvcore._core import PrefixCache
+from kvcore.sim.requests import requests_of
 from kvcore.sim.timing import HALF_BUSY, Prefill, Ttft, summarise, ttft_s
 from kvcore.sim.trace import Trace
 
@@ -162,24 +162,8 @@ def replay_result(
 
 def _drive(cache: PrefixCache, trace: Trace) -> npt.NDArray[np.uint32]:
     """Returns the number of blocks that were found, for each request."""
-    # A block id stands for one token: equal hashes are equal chains of ids, so equal prefixes.
-    hash_chain = BlockHasher(1, "xxh3_128").hash
-    block_ids = trace.block_ids
-    offsets = trace.offsets.tolist()
-    kinds = [trace.kinds[kind] for kind in trace.kind.tolist()]
-    sessions = [str(session) if session >= 0 else "" for session in trace.session.tolist()]
     hit_blocks = array("I")
-    for begin, end, arrival_us, output_tokens, session, kind in zip(
-        offsets[:-1],
-        offsets[1:],
-        trace.arrival_us.tolist(),
-        trace.output_tokens.tolist(),
-        sessions,
-        kinds,
-        strict=True,
-    ):
-        hashes = hash_chain(block_ids[begin:end])
-        request = RequestInfo(session=session, kind=kind, arrival_us=arrival_us)
+    for hashes, request, output_tokens in requests_of(trace):
         lease = cache.acquire(hashes, request)
         hit_blocks.append(lease.num_blocks)
         cache.reserve(hashes, request).commit()

@@ -88,9 +88,10 @@ struct Scans {
   }
 };
 
-// Blocks found in the second half of `requests` requests.
-uint64_t found_by(std::string_view policy, int requests, bool check) {
+// Blocks found in the second half of `requests` requests; with `less`, by a smaller cache.
+uint64_t found_by(std::string_view policy, int requests, bool check, uint32_t less = 0) {
   ShadowCache cache(policy, 500);
+  if (less != 0) cache.resize(less);
   Scans scans;
   uint64_t found = 0;
   for (int i = 0; i < requests; ++i) {
@@ -195,6 +196,14 @@ TEST_CASE("two that are equally good never change places, but for what is vacant
     CHECK(watched.contest.sampled() > 20);
     CHECK(moves == vacant);
   }
+}
+
+TEST_CASE("auto in a part of a cache compares what others would find in that part") {
+  const uint64_t lru = found_by("lru", 20'000, false, 300);
+  const uint64_t fifo = found_by("fifo", 20'000, false, 300);
+  REQUIRE(found_by("fifo", 20'000, false) > lru);
+  REQUIRE(fifo < lru * 95 / 100);
+  CHECK(found_by("auto:lru,fifo", 20'000, true, 300) > lru * 99 / 100);
 }
 
 TEST_CASE("auto among unknown policies, or among none, is none") {

@@ -251,7 +251,7 @@ BUGS = [
         name="lru2-scan-evicts-what-is-used-again",
         why="what comes is not compared with what leaves for it",
         files=_LRU2,
-        find="  if (worth_more <= with_room) return {};\n",
+        find="  if (worth_more <= with_room) return kBypassRest;\n",
         replace="  if (worth_more <= with_room) worth_more = with_room + table_[id].length;\n",
         tests=_requests("lru2"),
     ),

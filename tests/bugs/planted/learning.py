@@ -19,8 +19,8 @@ BUGS = [
         name="hazard-bypasses-what-is-worth-more",
         why="what comes is bypassed if it is worth more than all that is there",
         files=_HAZARD,
-        find="if (cohort.rank > piece.rank) {",
-        replace="if (cohort.rank < piece.rank) {",
+        find="if (cohort.rank > last->rank) return",
+        replace="if (cohort.rank < last->rank) return",
         tests=_HAZARD_TESTS,
     ),
     Bug(
@@ -44,7 +44,7 @@ BUGS = [
         name="hazard-released-is-not-listed",
         why="a leaf that was held when it was used is never evicted",
         files=_HAZARD,
-        find="if (cohorts_[cohort].leaf == id && !cohorts_[cohort].listed) list(cohort);",
+        find="if (cohorts_[cohort].leaf == id && !cohorts_[cohort].listed) ranked_.list(cohort);",
         replace="(void)cohort;",
         tests=_INVARIANTS,
     ),
@@ -52,8 +52,8 @@ BUGS = [
         name="hazard-names-what-is-held",
         why="a leaf that something holds is named as the next to leave",
         files=_HAZARD,
-        find="if (leaf.holds != 0) {\n      unlist(id);",
-        replace="if (leaf.holds > 1) {\n      unlist(id);",
+        find="if (leaf.holds != 0) {\n      ranked_.unlist(id);",
+        replace="if (leaf.holds > 1) {\n      ranked_.unlist(id);",
         tests=_LIFE,
     ),
     Bug(
@@ -220,9 +220,9 @@ BUGS = [
         name="hazard-bypassed-are-forgotten",
         why="what found no room is not learnt from",
         files=_HAZARD,
-        find="      cohorts_[current_].blocks[class_of(piece.uses)] += end - begin;\n"
-        "      bury(current_, piece.uses, missing_.subspan(begin, end - begin));\n",
-        replace="",
+        find="      cohorts_[current_].blocks[class_of(uses)] += static_cast<uint32_t>(blocks.size());\n"
+        "      bury(current_, uses, blocks);\n",
+        replace="      (void)uses, (void)blocks;\n",
         tests=_HAZARD_TESTS,
     ),
     Bug(
@@ -302,8 +302,8 @@ BUGS = [
         name="contest-samples-too-little",
         why="the sample is thinned by the stride once more, so small caches are too large for it",
         files=_CONTEST,
-        find="std::min(1.0, rate * stride_)",
-        replace="std::min(1.0, rate)",
+        find="std::min(1.0, rate_ * stride_)",
+        replace="std::min(1.0, rate_)",
         tests=_CHOICE,
     ),
     Bug(
@@ -342,8 +342,8 @@ BUGS = [
         name="shadow-evicts-one-too-many",
         why="a small cache always has a block free",
         files=_SHADOW,
-        find="const uint32_t excess = wanted - (num_blocks_ - used_);",
-        replace="const uint32_t excess = wanted - (num_blocks_ - used_) + 1;",
+        find="const uint32_t excess = used_ + wanted - num_blocks_;",
+        replace="const uint32_t excess = used_ + wanted - num_blocks_ + 1;",
         tests=_SHADOW_TESTS,
     ),
     Bug(

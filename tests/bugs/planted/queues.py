@@ -242,7 +242,7 @@ BUGS = [
         name="sieve-never-bypasses",
         why="blocks that come are evicted for others of their own request",
         files=_SIEVE,
-        find="if (blocks_come_ && room_made_) return {};",
+        find="if (blocks_come_ && room_made_) return kBypassRest;",
         replace="",
         tests=_requests("sieve"),
     ),

@@ -1,0 +1,20 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstddef>
+
+namespace kvcore::bindings {
+
+// A call for fewer blocks mostly takes less than 100 us and keeps the GIL: taking it back beside a
+// busy thread takes milliseconds. But nobody keeps the GIL while he waits for another's long call.
+constexpr size_t kKeepGilBlocks = 4096;
+
+template <typename Guarded, typename Call>
+auto without_gil_if_long(const Guarded& object, size_t blocks, Call&& call) {
+  if (blocks < kKeepGilBlocks && !object.is_busy()) return call();
+  pybind11::gil_scoped_release release;
+  return call();
+}
+
+}  // namespace kvcore::bindings
