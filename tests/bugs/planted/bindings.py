@@ -50,8 +50,8 @@ BUGS = [
         name="arguments-none-is-a-request",
         why="finish takes None for a request",
         files=_FILES,
-        find="if (!py::isinstance<RequestInfo>(request)) {",
-        replace="if (!request.is_none() && !py::isinstance<RequestInfo>(request)) {",
+        find="if (py::isinstance<RequestInfo>(object)) return",
+        replace="if (object.is_none() || py::isinstance<RequestInfo>(object)) return",
         tests=f"{_UNIT} -k finish_needs",
     ),
     Bug(

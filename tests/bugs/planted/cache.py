@@ -208,7 +208,7 @@ BUGS = [
     Bug(
         name="cache-time-goes-back",
         why="a late arrival turns the clock of the policies back",
-        files=_FILES,
+        files="csrc/*/*",
         find="now_us_ = std::max(now_us_, *request.arrival_us);",
         replace="now_us_ = *request.arrival_us;",
         tests="test_hazard.py -k time_does_not",
@@ -216,7 +216,7 @@ BUGS = [
     Bug(
         name="cache-untimed-requests-stand-still",
         why="without arrival times no time passes",
-        files=_FILES,
+        files="csrc/*/*",
         find="now_us_ += std::min(kUntimedStepUs,",
         replace="now_us_ += std::min<int64_t>(0,",
         tests="test_hazard.py -k without_a_time",

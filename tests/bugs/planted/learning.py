@@ -209,6 +209,14 @@ BUGS = [
         tests=_SHADOW_TESTS,
     ),
     Bug(
+        name="hazard-any-touch-ends-what-comes",
+        why="a touch of another request ends what the one at hand has still to bring",
+        files=_HAZARD,
+        find="if (incoming_.are_of(request.request.serial)) {",
+        replace="{",
+        tests=_INVARIANTS,
+    ),
+    Bug(
         name="hazard-ghosts-count-no-use",
         why="what comes back has been used as often as when it left",
         files=_HAZARD,
@@ -220,7 +228,8 @@ BUGS = [
         name="hazard-bypassed-are-forgotten",
         why="what found no room is not learnt from",
         files=_HAZARD,
-        find="      cohorts_[current_].blocks[class_of(uses)] += static_cast<uint32_t>(blocks.size());\n"
+        find="      cohorts_[current_].blocks[class_of(uses)] += "
+        "static_cast<uint32_t>(blocks.size());\n"
         "      bury(current_, uses, blocks);\n",
         replace="      (void)uses, (void)blocks;\n",
         tests=_HAZARD_TESTS,
@@ -299,6 +308,14 @@ BUGS = [
         tests=_CHOICE,
     ),
     Bug(
+        name="contest-small-caches-keep-their-size",
+        why="where the cache's part changes, the others compete with more than they would get",
+        files=_CONTEST,
+        find="    if (contender.cache != nullptr) contender.cache->resize(shadow_blocks(num_blocks));\n",
+        replace="",
+        tests='cpp "auto in a part*"',
+    ),
+    Bug(
         name="contest-samples-too-little",
         why="the sample is thinned by the stride once more, so small caches are too large for it",
         files=_CONTEST,
@@ -331,11 +348,11 @@ BUGS = [
         tests=_CHOICE,
     ),
     Bug(
-        name="shadow-room-for-one-more",
-        why="a small cache holds a block more than its size",
+        name="shadow-makes-too-little-room",
+        why="the last of the blocks that come finds no room",
         files=_SHADOW,
-        find="      std::min(num_blocks_ - used_, static_cast",
-        replace="      std::min(num_blocks_ - used_ + 1, static_cast",
+        find="while (num_blocks_ < used_ + wanted) {",
+        replace="while (num_blocks_ + 1 < used_ + wanted) {",
         tests=_SHADOW_TESTS,
     ),
     Bug(

@@ -106,6 +106,22 @@ BUGS = [
         tests="test_curves.py -k mean_error",
     ),
     Bug(
+        name="rung-finds-as-far-as-it-saw",
+        why="blocks behind the deepest sampled hit do not count",
+        files=_CORE,
+        find="sample.position(hits - 1) + 1 / rate_;",
+        replace="sample.position(hits - 1) + 1;",
+        tests="test_curves.py -k mean_error",
+    ),
+    Bug(
+        name="rung-takes-another-sample",
+        why="a smaller sample is no part of the larger one",
+        files=_CORE,
+        find="if (places_[i].digest > threshold) continue;",
+        replace="if (places_[i].digest < ~threshold) continue;",
+        tests="test_curves.py -k mean_error",
+    ),
+    Bug(
         name="histogram-without-the-limit",
         why="distances equal to the capacity do not hit",
         files=_CORE,
