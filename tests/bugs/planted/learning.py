@@ -311,7 +311,7 @@ BUGS = [
         name="contest-small-caches-keep-their-size",
         why="where the cache's part changes, the others compete with more than they would get",
         files=_CONTEST,
-        find="    if (contender.cache != nullptr) contender.cache->resize(shadow_blocks(num_blocks));\n",
+        find="if (contender.cache != nullptr) contender.cache->resize(shadow_blocks(num_blocks));",
         replace="",
         tests='cpp "auto in a part*"',
     ),

@@ -350,7 +350,8 @@ BUGS = [
         why="a pin moves what it pins to the end of the order",
         files=_FILES,
         find="  lend(lease, matched);\n  lease.counts_ = true;",
-        replace="  policy_->touch(path_, {RequestInfo{}, now_us_});\n"
+        replace="  const RequestInfo nobody;\n"
+        "  policy_->touch(path_, clock_.use_of(nobody));\n"
         "  lend(lease, matched);\n"
         "  lease.counts_ = true;",
         tests="test_hints.py -k no_use",
