@@ -6,6 +6,7 @@ import random
 from collections import OrderedDict
 
 import pytest
+from models.beside import Beside
 from models.chains import chain_of
 from models.small_traces import TRACES, hashes, misses, one_block_mixture, one_block_zipf, serve
 from models.wtinylfu_model import SketchModel
@@ -207,6 +208,16 @@ def test_mq_on_chains_of_one_block_is_the_paper_s(num_blocks: int) -> None:
     for block in one_gap_width(num_blocks, 4000):
         assert is_hit(cache, block) == paper.request(block)
     cache.check_invariants()
+
+
+@pytest.mark.parametrize("num_blocks", [2, 4])
+def test_mq_forgets_old_gaps(num_blocks: int) -> None:
+    """Many uses at wide gaps, and then fewer at narrow ones: life time follows, as the model's."""
+    rng, both = random.Random(num_blocks), Beside(num_blocks, "mq")
+    for num_prompts in (16, 3, 16):
+        for _ in range(600):
+            both.serve([rng.randrange(num_prompts)], RequestInfo())
+    both.check()
 
 
 @pytest.mark.parametrize("num_blocks", [1, 2, 3, 8, 20, 50, 200])

@@ -88,6 +88,16 @@ TEST_CASE("a run that goes on as it began is trimmed, not lost") {
   CHECK(ghosts.size(GhostLists::kFirst) == 0);
 }
 
+TEST_CASE("two runs never begin with the same block") {
+  const std::vector<BlockHash> chain = chain_of(std::vector<uint32_t>{1, 2});
+  GhostLists ghosts(10);
+  ghosts.add(GhostLists::kFirst, chain, 5);
+  ghosts.add(GhostLists::kFirst, {&chain[1], 1}, 6);  // no chain at all
+  CHECK(ghosts.take({chain.data(), 1}).blocks == 1);
+  CHECK(ghosts.size(GhostLists::kFirst) == 1);
+  ghosts.check_invariants();
+}
+
 TEST_CASE("ghosts tell hashes apart by any bit") {
   for (size_t bit = 0; bit < 8 * sizeof(BlockHash); ++bit) {
     CAPTURE(bit);

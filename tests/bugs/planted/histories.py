@@ -24,14 +24,6 @@ _TLRU = "csrc/evict/tlru*"
 
 BUGS = [
     Bug(
-        name="ghosts-take-one-too-few",
-        why="the last common block of a run stays a ghost",
-        files=_GHOSTS,
-        find="      same = middle + 1;\n",
-        replace="      same = middle;\n      if (differs - same == 1) break;\n",
-        tests=_GHOSTS_TEST,
-    ),
-    Bug(
         name="ghosts-drop-the-front-of-a-run",
         why="of a run the shallow blocks are dropped before the deep ones",
         files=_GHOSTS,
@@ -77,7 +69,7 @@ BUGS = [
         files=_GHOSTS,
         find="if (twin != kRootSpan && twin != id) {",
         replace="if (false) {",
-        tests='cpp "a run that goes on*"',
+        tests='cpp "two runs*"',
     ),
     Bug(
         name="history-grows-along-a-chain",
@@ -93,7 +85,7 @@ BUGS = [
         files=_HISTORY,
         find="[&](uint64_t known) { return known >= value; });",
         replace="[&](uint64_t known) { return known > value; });",
-        tests=_requests("lru2"),
+        tests=_requests("mq"),
     ),
     Bug(
         name="history-value-of-the-next-piece",
@@ -285,7 +277,7 @@ BUGS = [
         files=_MQ,
         find="for (uint64_t& number : gaps_) num_gaps_ += number /= 2;",
         replace="for (uint64_t& number : gaps_) num_gaps_ += number / 2;",
-        tests="test_history_policies.py -k 'mq and paper'",
+        tests="test_history_policies.py -k old_gaps",
     ),
     Bug(
         name="mq-shallow-group-first",

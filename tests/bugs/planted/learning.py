@@ -12,7 +12,7 @@ _CHOICE = 'cpp "auto moves*" "auto follows*" "two that are*"'
 _SHADOW_TESTS = 'cpp "a shadow cache*"'
 _LIFE = "test_policy_conformance.py -k 'any_life and hazard'"
 _HAZARD_TESTS = "test_hazard.py"
-_MODEL_TESTS = 'cpp "*hazard*" "ages*" "ranks*" "*trait*" "an answer*"'
+_MODEL_TESTS = 'cpp "*hazard*" "ages*" "ranks*" "*trait*" "an answer*" "what has*"'
 
 BUGS = [
     Bug(
@@ -63,14 +63,6 @@ BUGS = [
         find="  age(now_us_);\n",
         replace="",
         tests=_HAZARD_TESTS,
-    ),
-    Bug(
-        name="hazard-touches-are-uses",
-        why="a request that touches its blocks again counts as another",
-        files=_HAZARD,
-        find="if (cohorts_[before].request == cohorts_[current_].request) {",
-        replace="if (false) {",
-        tests="test_policy_conformance.py -k 'one_use and hazard'",
     ),
     Bug(
         name="hazard-never-continues-a-session",
@@ -169,14 +161,6 @@ BUGS = [
         tests=_INVARIANTS,
     ),
     Bug(
-        name="auto-takes-over-from-the-top",
-        why="spans leave the policy before parents first",
-        files=_AUTO,
-        find="for (auto id = path.rbegin(); id != path.rend(); ++id) {",
-        replace="for (auto id = path.begin(); id != path.end(); ++id) {",
-        tests=_CHOICE,
-    ),
-    Bug(
         name="auto-split-is-not-counted",
         why="the head of a split span is nobody's",
         files=_AUTO,
@@ -207,14 +191,6 @@ BUGS = [
         find="  if (table_[parent].holds == 0) policy_->released(parent);\n",
         replace="",
         tests=_SHADOW_TESTS,
-    ),
-    Bug(
-        name="hazard-any-touch-ends-what-comes",
-        why="a touch of another request ends what the one at hand has still to bring",
-        files=_HAZARD,
-        find="if (incoming_.are_of(request.request.serial)) {",
-        replace="{",
-        tests=_INVARIANTS,
     ),
     Bug(
         name="hazard-ghosts-count-no-use",

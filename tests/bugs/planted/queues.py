@@ -79,14 +79,6 @@ BUGS = [
         tests=_lives("lru"),
     ),
     Bug(
-        name="overdue-splits-the-wrong-way",
-        why="the head of an overdue span leaves before its tail",
-        files=_OVERDUE,
-        find="table_[head].stamp = table_[tail].stamp + table_[tail].length;",
-        replace="table_[head].stamp = table_[tail].stamp;",
-        tests=_lives("fifo"),
-    ),
-    Bug(
         name="overdue-turns-count-spans",
         why="a turn is counted a span, not a block, so a split runs into the next one's",
         files=_OVERDUE,
@@ -133,22 +125,6 @@ BUGS = [
         find="if (table_[id].place != Place::kInside) continue;  // came before",
         replace="if (table_[id].place == Place::kListed) queue_.erase(id);",
         tests="test_policies.py -k 'golden and scan-fifo'",
-    ),
-    Bug(
-        name="fifo-shallowest-first",
-        why="of the blocks of one request the first came first",
-        files=_FIFO,
-        find="for (SpanId id : path | std::views::reverse) {",
-        replace="for (SpanId id : path) {",
-        tests=_lives("fifo"),
-    ),
-    Bug(
-        name="fifo-split-head-at-the-wrong-side",
-        why="the head of a split span leaves before its tail",
-        files=_FIFO,
-        find="queue_.insert_before(queue_.after(tail), head);",
-        replace="queue_.insert_before(tail, head);",
-        tests=_lives("fifo"),
     ),
     Bug(
         name="slru-promotes-on-the-first-touch",
