@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <list>
 #include <map>
@@ -8,6 +9,7 @@
 
 #include "chains.h"
 #include "doctest/doctest.h"
+#include "evict/shadow_cache.h"
 #include "sim/fenwick_tree.h"
 #include "sim/hit_histogram.h"
 #include "sim/lru_curve.h"
@@ -233,6 +235,33 @@ TEST_CASE("the curve of a whole sample is exact, however long it goes on") {
       REQUIRE(curve.hits(num_blocks) == doctest::Approx(exact).epsilon(1e-9));
     }
   }
+}
+
+// Prompts come up, are asked for some times and never again.
+TEST_CASE("a sampled curve that has to forget stays near LRU") {
+  constexpr std::array<uint32_t, 2> kCapacities{100, 200};
+  std::array<double, 2> found{}, estimated{};
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    std::mt19937_64 random(seed);
+    LruCurve curve(0.2, 64, seed);
+    ShadowCache small("lru", kCapacities[0]), large("lru", kCapacities[1]);
+    std::vector<std::vector<uint32_t>> prompts;
+    for (uint32_t i = 1; i < 6000; ++i) {
+      if (prompts.size() < 20 || random() % 4 == 0) {
+        if (prompts.size() == 20) prompts.erase(prompts.begin());
+        prompts.emplace_back(12, i);
+      }
+      std::vector<uint32_t> tokens = prompts[random() % prompts.size()];
+      tokens.insert(tokens.end(), random() % 6, i);
+      const std::vector<BlockHash> chain = chain_of(tokens);
+      curve.update(chain);
+      const RequestInfo request;
+      found[0] += small.serve(chain, {request, i});
+      found[1] += large.serve(chain, {request, i});
+    }
+    for (size_t i = 0; i < 2; ++i) estimated[i] += curve.hits(kCapacities[i]);
+  }
+  for (size_t i = 0; i < 2; ++i) CHECK(estimated[i] == doctest::Approx(found[i]).epsilon(0.02));
 }
 
 TEST_CASE("a sampled curve is bounded in memory and never falls, whatever it is shown") {
