@@ -106,14 +106,6 @@ BUGS = [
         tests='cpp "a sampled curve that*"',
     ),
     Bug(
-        name="rung-finds-as-far-as-it-saw",
-        why="blocks behind the deepest sampled hit do not count",
-        files=_CORE,
-        find="sample.position(hits - 1) + 1 / rate_;",
-        replace="sample.position(hits - 1) + 1;",
-        tests="test_curves.py -k mean_error",
-    ),
-    Bug(
         name="rung-takes-another-sample",
         why="a smaller sample is no part of the larger one",
         files=_CORE,
