@@ -80,14 +80,6 @@ BUGS = [
         tests=_requests("mq"),
     ),
     Bug(
-        name="history-counts-a-piece-less",
-        why="of the blocks that come, the last piece that is worth it is left out",
-        files=_HISTORY,
-        find="[&](uint64_t known) { return known >= value; });",
-        replace="[&](uint64_t known) { return known > value; });",
-        tests=_requests("mq"),
-    ),
-    Bug(
         name="history-value-of-the-next-piece",
         why="the last block of each piece gets the value of the next one",
         files=_HISTORY,

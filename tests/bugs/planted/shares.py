@@ -217,14 +217,6 @@ BUGS = [
         tests="test_tenants.py -k random_requests",
     ),
     Bug(
-        name="tenants-passed-on-is-not-released",
-        why="what is passed on can never be evicted",
-        files=_FILES,
-        find="  order_of(keeper).released(id);\n",
-        replace="",
-        tests='cpp "invariants hold*"',
-    ),
-    Bug(
         name="tenants-pass-on-to-the-rich",
         why="a user above its guarantee keeps what another has to give",
         files=_FILES,

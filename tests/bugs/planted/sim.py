@@ -106,14 +106,6 @@ BUGS = [
         tests='cpp "a sampled curve that*"',
     ),
     Bug(
-        name="rung-takes-another-sample",
-        why="a smaller sample is no part of the larger one",
-        files=_CORE,
-        find="if (places_[i].digest > threshold) continue;",
-        replace="if (places_[i].digest < ~threshold) continue;",
-        tests='cpp "the sample of a chain*"',
-    ),
-    Bug(
         name="histogram-without-the-limit",
         why="distances equal to the capacity do not hit",
         files=_CORE,
