@@ -89,7 +89,7 @@ TEST_CASE("ages fall into buckets: a second, then each 1.6 times as long, the la
   CHECK(HazardModel::edge_us(1) == 1'000'000);
   for (int b = 1; b <= kLast; ++b) {
     double growth = static_cast<double>(HazardModel::edge_us(b + 1)) / HazardModel::edge_us(b);
-    CHECK(growth == doctest::Approx(1.6).epsilon(1e-6));
+    CHECK(growth == doctest::Approx(1.6).epsilon(1e-6).scale(0));
     CHECK(HazardModel::bucket_of(HazardModel::edge_us(b)) == b);
     CHECK(HazardModel::bucket_of(HazardModel::edge_us(b) - 1) == b - 1);
   }
@@ -102,7 +102,8 @@ TEST_CASE("before anything is learnt all are alike and worth less with age") {
   HazardModel model;
   Traits other{3, 9, 7, 12, 2, 17};
   for (int b = 0; b <= kLast; ++b) {
-    CHECK(expected(model, Traits{}, b) == doctest::Approx(b == 0 ? 0.25 : 0.13).epsilon(1e-5));
+    CHECK(expected(model, Traits{}, b) ==
+          doctest::Approx(b == 0 ? 0.25 : 0.13).epsilon(1e-5).scale(0));
     CHECK(expected(model, other, b, 4) == expected(model, Traits{}, b));
     auto [start, end] = model.ranks(Traits{}, 0, b);
     CHECK(model.ranks(other, 4, b).start == start);
@@ -132,7 +133,7 @@ TEST_CASE("hazards move to what is seen, by trait and age") {
     for (int b : {1, 3, 4, 7, 8, 12}) {  // inside, where enough blocks come
       CAPTURE(k);
       CAPTURE(b);
-      CHECK(mean[k][b] == doctest::Approx(truth(kinds[k], b)).epsilon(0.25));
+      CHECK(mean[k][b] == doctest::Approx(truth(kinds[k], b)).epsilon(0.25).scale(0));
     }
   }
 }
@@ -147,7 +148,7 @@ TEST_CASE("two traits add up: a pair that was never seen is foretold") {
   load.run(model, 40'000, {with_fresh(1, 5), with_fresh(2, 5), with_fresh(1, 15)}, truth);
   for (int b : {0, 3, 8}) {
     CAPTURE(b);
-    CHECK(expected(model, both, b) == doctest::Approx(truth(both, b)).epsilon(0.15));
+    CHECK(expected(model, both, b) == doctest::Approx(truth(both, b)).epsilon(0.15).scale(0));
   }
 }
 
@@ -192,8 +193,8 @@ TEST_CASE("hazards follow a load that changes") {
   double before = expected(model, kind[0], 2);
   load.run(model, 5'000, kind, [](const Traits&, int) { return 0.03; });
   double after = expected(model, kind[0], 2);
-  CHECK(before == doctest::Approx(0.3).epsilon(0.2));
-  CHECK(after == doctest::Approx(0.03).epsilon(0.35));
+  CHECK(before == doctest::Approx(0.3).epsilon(0.2).scale(0));
+  CHECK(after == doctest::Approx(0.03).epsilon(0.35).scale(0));
 }
 
 TEST_CASE("what has been seen for long is unlearnt as quickly as ever") {
@@ -204,7 +205,7 @@ TEST_CASE("what has been seen for long is unlearnt as quickly as ever") {
     for (int step = 0; step < 200; ++step) model.learn(Traits{}, 0, 2, false, 1);
     after.push_back(expected(model, Traits{}, 2));
   }
-  CHECK(after[1] == doctest::Approx(after[0]).epsilon(0.1));
+  CHECK(after[1] == doctest::Approx(after[0]).epsilon(0.1).scale(0));
 }
 
 TEST_CASE("ranks are Gittins indices") {
@@ -219,8 +220,9 @@ TEST_CASE("ranks are Gittins indices") {
     Hazards hazards = all_expected(model, traits);
     for (int b = 0; b <= kLast; ++b) {
       auto [start, end] = model.ranks(traits, 0, b);
-      CHECK(start == doctest::Approx(gittins(hazards, b)).epsilon(1e-4));
-      CHECK(end == doctest::Approx(gittins(hazards, std::min(b + 1, kLast))).epsilon(1e-4));
+      CHECK(start == doctest::Approx(gittins(hazards, b)).epsilon(1e-4).scale(0));
+      CHECK(end ==
+            doctest::Approx(gittins(hazards, std::min(b + 1, kLast))).epsilon(1e-4).scale(0));
     }
   }
 }
@@ -261,7 +263,7 @@ TEST_CASE("an answer of unknown length is like the average one") {
   }
   auto at = [&](const Traits& traits) { return logit(expected(model, traits, 2)); };
   CHECK(at(brief) - at(lengthy) > 2);
-  CHECK(at(unknown) == doctest::Approx(0.1 * at(brief) + 0.9 * at(lengthy)).epsilon(0.1));
+  CHECK(at(unknown) == doctest::Approx(0.1 * at(brief) + 0.9 * at(lengthy)).epsilon(0.1).scale(0));
 }
 
 TEST_CASE("whatever is learnt, hazards are chances and ranks are finite") {
