@@ -1,6 +1,6 @@
 """Plants bugs in a copy of the source, one at a time, and expects the tests to turn red.
 
-    make test-bugs                      all of them, half an hour on two cores
+    make test-bugs                      all of them, twenty minutes
     tests/bugs/run.py NAME ...          these
     tests/bugs/run.py --some            four that the C++ tests notice, a minute from nothing
     tests/bugs/run.py --list

@@ -154,13 +154,13 @@ TEST_CASE("auto follows a load that changes, and back") {
   }
 }
 
-// Shows a contest what its champion, LRU, would find, however the contest goes on.
+// Shows a contest what its first policy would find, however the contest goes on.
 class Watched {
  public:
   Watched(const std::vector<std::string>& policies, uint32_t num_blocks)
-      : contest(policies, num_blocks), cache_("lru", num_blocks), table_(16) {}
+      : contest(policies, num_blocks), cache_(policies[0], num_blocks), table_(16) {}
 
-  void ask(const Chain& chain, int64_t now_us, bool vacant) {
+  void ask(const Chain& chain, int64_t now_us, bool vacant = false) {
     RequestInfo request;
     const Use use{request, now_us};
     const uint32_t found = cache_.serve(chain, use);
@@ -197,6 +197,21 @@ TEST_CASE("two that are equally good never change places, but for what is vacant
     CHECK(watched.contest.sampled() > 20);
     CHECK(moves == vacant);
   }
+}
+
+TEST_CASE("chains that grow are sampled at the same places") {
+  Watched watched({"fifo", "lru"}, 1500);
+  std::mt19937_64 random(10);
+  std::vector<Chain> chats(60);
+  bool moves = false;
+  for (int i = 0; i < 20'000; ++i) {
+    Chain& chat = chats[std::min({random() % 60, random() % 60, random() % 60})];
+    if (chat.size() > 80) chat.clear();
+    for (uint64_t more = random() % 7 + 1; more > 0; --more) chat.push_back(random_hash(random));
+    watched.ask(chat, int64_t{i} * 100'000);
+    moves |= watched.contest.champion() != 0;
+  }
+  CHECK(moves);
 }
 
 TEST_CASE("auto in a part of a cache compares what others would find in that part") {
