@@ -328,3 +328,14 @@ def test_memory_levels_off_over_prompts_of_one_block() -> None:
     assert after[1] == after[0]
     assert after[1] < 250 * 65_536
     cache.check_invariants()
+
+
+def test_a_chain_longer_than_all_ghosts() -> None:
+    """Beside 65,536 ghosts of one block each it takes more records than there are."""
+    rng = np.random.default_rng(0)
+    cache = PrefixCache(1, "hazard")
+    for block in rng.integers(0, 256, (65_600, 1, 16), dtype=np.uint8):
+        cache.reserve(block).commit()
+    reservation = cache.reserve(rng.integers(0, 256, (4_300_000, 16), dtype=np.uint8))
+    assert len(reservation.block_ids) <= 1
+    cache.check_invariants()

@@ -292,6 +292,31 @@ def test_any_life(policy: str, seed: int) -> None:
         assert cache.stats().in_flight_blocks == cache.stats().pinned_blocks == 0
 
 
+def test_tenants_sessions_are_their_own() -> None:
+    quotas = {"a": TenantQuota(guarantee=0.5), "b": TenantQuota(guarantee=0.5)}
+    cache = PrefixCache(20, "lru", quotas, max_kept=0.5)
+    for tenant, tokens, next_use_us in (("a", [1] * 5, 10**9), ("b", [2] * 5, None)):
+        request = RequestInfo(tenant=tenant, session="42", arrival_us=1)
+        cache.reserve(hashes_of(tokens), request).commit()
+        cache.finish(request, next_use_us=next_use_us)
+        assert cache.stats().kept_blocks == 5
+
+
+def test_what_is_dismissed_while_leased_still_goes_first() -> None:
+    cache = PrefixCache(4, "lru", max_kept=0.5)
+    for token in (1, 2):
+        serve(cache, [token])
+    request = RequestInfo()
+    cache.reserve(hashes_of([3]), request).commit()
+    lease = cache.acquire(hashes_of([3]), request)
+    cache.finish(request, next_use_us=NEVER)
+    for token in (4, 5):  # the second asks for room
+        serve(cache, [token])
+    lease.release()
+    serve(cache, [6])
+    assert [cache.match(hashes_of([token])) for token in range(1, 7)] == [0, 1, 0, 1, 1, 1]
+
+
 # --- Admission ----------------------------------------------------------------------------------
 
 

@@ -228,10 +228,11 @@ void register_cache(py::module_& module) {
           "finish",
           [](PrefixCache& self, py::handle request, py::handle output_tokens,
              py::handle next_use_us) {
-            self.finish(finished_request(request), output_tokens_argument(output_tokens),
-                        next_use_us.is_none()
-                            ? std::nullopt
-                            : std::optional(time_argument(next_use_us, "next_use_us", self)));
+            const RequestInfo& info = finished_request(request);
+            const uint64_t tokens = output_tokens_argument(output_tokens);
+            std::optional<int64_t> next_us;
+            if (!next_use_us.is_none()) next_us = time_argument(next_use_us, "next_use_us", self);
+            without_gil_if_long(self, 0, [&] { self.finish(info, tokens, next_us); });
           },
           kFinishDoc, py::arg("request"), py::arg("output_tokens") = 0,
           py::arg("next_use_us") = py::none())
@@ -252,12 +253,18 @@ void register_cache(py::module_& module) {
                                        [&] { return self.keep(argument.get(), time_us); });
           },
           kKeepDoc, py::arg("hashes"), py::arg("until_us"))
-      .def("stats", &PrefixCache::stats, "CacheStats: counts at this moment.")
+      .def(
+          "stats",
+          [](const PrefixCache& self) {
+            return without_gil_if_long(self, 0, [&] { return self.stats(); });
+          },
+          "CacheStats: counts at this moment.")
       .def(
           "tenant_stats",
           [](const PrefixCache& self) {
             py::dict all;
-            for (TenantStats& stats : self.tenant_stats()) {
+            for (TenantStats& stats :
+                 without_gil_if_long(self, 0, [&] { return self.tenant_stats(); })) {
               py::str name(stats.tenant);
               all[name] = py::cast(std::move(stats));
             }

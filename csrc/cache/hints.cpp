@@ -1,5 +1,7 @@
 #include "cache/hints.h"
 
+#include <utility>
+
 #include "common/check.h"
 
 namespace kvcore {
@@ -85,9 +87,14 @@ void Hints::dismiss(uint32_t serial) noexcept {
 }
 
 SpanId Hints::dismissed() noexcept {
-  for (; !dismissed_.empty(); dismissed_.pop_back()) {
-    const Dismissed& of = dismissed_.back();
-    if (is_dismissed(of) && table_[of.last].holds == 0) return of.last;
+  for (size_t i = dismissed_.size(), tries = kTries; i-- > 0 && tries-- > 0;) {
+    if (!is_dismissed(dismissed_[i])) {
+      dismissed_[i] = dismissed_.back();
+      dismissed_.pop_back();
+    } else if (table_[dismissed_[i].last].holds == 0) {
+      std::swap(dismissed_[i], dismissed_.back());
+      return dismissed_.back().last;
+    }
   }
   return kRootSpan;
 }

@@ -66,7 +66,7 @@ class Hints {
   }
 
   void dismiss(uint32_t serial) noexcept;
-  // A leaf to go before all else, or kRootSpan.
+  // A leaf to go before all else, of the last ones that were dismissed, or kRootSpan.
   SpanId dismissed() noexcept;
 
   uint64_t kept_blocks() const noexcept { return kept_blocks_; }
@@ -76,6 +76,7 @@ class Hints {
 
  private:
   static constexpr size_t kRecent = 4096;
+  static constexpr size_t kTries = 64;  // dismissed ones that are looked at for one that may go
 
   struct Chain {
     int64_t until_us;

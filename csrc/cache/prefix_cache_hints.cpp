@@ -19,6 +19,11 @@ std::string name_of(const BlockHash& hash) {
   return {reinterpret_cast<const char*>(hash.bytes.data()), hash.bytes.size()};
 }
 
+// Tenants may call sessions the same.
+std::string session_of(const RequestInfo& request) {
+  return std::to_string(request.tenant.size()) + ' ' + request.tenant + request.session;
+}
+
 }  // namespace
 
 Lease PrefixCache::pin(std::span<const BlockHash> hashes) noexcept {
@@ -62,16 +67,15 @@ void PrefixCache::heed(const RequestInfo& request, size_t fresh_spans) noexcept 
   hints_->use(request.serial, path_, fresh_spans);
   for (SpanId id; (id = hints_->end_lapsed(clock_.now_us())) != kRootSpan;) unhold(id);
   if (request.session.empty()) return;
-  if (SpanId id = hints_->end(request.session); id != kRootSpan) unhold(id);
+  if (SpanId id = hints_->end(session_of(request)); id != kRootSpan) unhold(id);
 }
 
 void PrefixCache::expect(const RequestInfo& request, int64_t next_use_us) noexcept {
   if (next_use_us == kNever) return hints_->dismiss(request.serial);
   const SpanId last = hints_->end_of(request.serial);
   if (last == kRootSpan) return;
-  const std::string& session = request.session;
   const int64_t until_us = end_of_grace(clock_.now_us(), next_use_us);
-  keep(session.empty() ? name_of(table_[last].last_hash) : session,
+  keep(request.session.empty() ? name_of(table_[last].last_hash) : session_of(request),
        until_us < clock_.now_us() ? kRootSpan : last, until_us);
 }
 

@@ -154,6 +154,7 @@ std::vector<TenantStats> TenantPolicy::stats() const {
 std::span<const uint32_t> TenantPolicy::remember(std::span<const SpanId> path,
                                                  std::span<const BlockHash> missing,
                                                  const Use& use) noexcept {
+  now_us_ = use.now_us;
   path_.clear();
   bool are_its_own = true;
   for (SpanId id : path) {

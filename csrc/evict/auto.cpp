@@ -14,9 +14,9 @@ namespace {
 // The best of several policies: a contest on a sample of the blocks tells which it is (contest.h).
 //
 // When another policy takes over, nothing is rebuilt: spans go over to it when they are touched,
-// and at each touch up to 32 leaves more, those that the policy before would evict next first, as
-// if used at that moment. What has not gone over yet leaves first. Until all have, no third one
-// takes over.
+// and at each touch up to 32 more, first the leaves that the policy before would evict next, then
+// what cannot leave, as if used at that moment. What has not gone over yet leaves first. Until all
+// have, no third one takes over.
 //
 // A span belongs to one of two policies (Span::second). Costs the policy at work and
 // the contest. Memory: that of both and of the small caches.
@@ -51,6 +51,7 @@ class AutoPolicy final : public EvictionPolicy {
 
  private:
   static constexpr int kMovedATouch = 32;
+  static constexpr int kSearched = 64;  // records
 
   struct Order {
     std::unique_ptr<EvictionPolicy> policy;
@@ -65,6 +66,7 @@ class AutoPolicy final : public EvictionPolicy {
   void switch_policy() noexcept;
   void take_over(std::span<const SpanId> path) noexcept;
   void take_over_leaves(const Use& use) noexcept;
+  SpanId find_held() noexcept;
 
   BlockTable& table_;
   const uint32_t made_for_;
@@ -75,6 +77,8 @@ class AutoPolicy final : public EvictionPolicy {
   size_t current_ = 0;    // of orders_
   size_t contender_ = 0;  // that it is
   const RequestInfo mover_{};
+  size_t searched_ = 0;  // record, last
+  uint8_t tenant_ = 0;   // whose spans these are
 };
 
 void AutoPolicy::switch_policy() noexcept {
@@ -97,11 +101,25 @@ void AutoPolicy::take_over(std::span<const SpanId> path) noexcept {
 void AutoPolicy::take_over_leaves(const Use& use) noexcept {
   for (int i = 0; i < kMovedATouch && leaving().policy != nullptr; ++i) {
     SpanId id = leaving().policy->oldest().span;
+    if (id == kRootSpan) id = find_held();
     if (id == kRootSpan) break;
     take_over({&id, 1});
     current().policy->touch({&id, 1}, {mover_, use.now_us});
   }
   if (leaving().spans == 0) leaving().policy.reset();
+}
+
+// The next span, among some records, that has not gone over, though it cannot leave: what is pinned
+// may stay for long. Or kRootSpan.
+SpanId AutoPolicy::find_held() noexcept {
+  for (int i = 0; i < kSearched && leaving().spans > 0; ++i) {
+    searched_ = searched_ + 1 < table_.record_limit() ? searched_ + 1 : 1;
+    const SpanId id{static_cast<uint32_t>(searched_)};
+    const Span& span = table_[id];
+    const bool is_ours = span.length > 0 && !span.vacant && span.tenant == tenant_;
+    if (is_ours && side_of(id) != current_) return id;
+  }
+  return kRootSpan;
 }
 
 std::span<const uint32_t> AutoPolicy::remember(std::span<const SpanId> path,
@@ -116,8 +134,8 @@ std::span<const uint32_t> AutoPolicy::remember(std::span<const SpanId> path,
 }
 
 void AutoPolicy::enter(SpanId id, std::optional<uint32_t> position) noexcept {
-  if (side_of(id) != current_) table_[id].forget_order();
   table_[id].second = current_ == 1;
+  tenant_ = table_[id].tenant;
   ++current().spans;
   current().blocks += table_[id].length;
   current().policy->enter(id, position);
@@ -163,6 +181,8 @@ void AutoPolicy::evict(SpanId id, uint32_t blocks) noexcept {
 
 void AutoPolicy::withdraw(SpanId id, uint32_t blocks) noexcept {
   lose(id, blocks).policy->withdraw(id, blocks);
+  // If it becomes vacant, another policy may be at work when it comes back.
+  if (blocks == table_[id].length) table_[id].forget_order();
 }
 
 size_t AutoPolicy::bytes() const noexcept {

@@ -15,12 +15,14 @@ namespace kvcore {
 //   value_at, count_of  while room is made, and as spans enter
 //   settle(used)        in touch(): what found no place has been used as well, and is a ghost again
 //
-// Owns the ghosts, at most `max_ghosts` blocks of them after settle(). Not thread safe. Costs one
-// search in the ghosts' index for a run, or for a block that is not there.
+// Owns the ghosts, at most `ghosts_a_block` times `num_blocks` after settle(), and 2^30. Not thread
+// safe. Costs one search in the ghosts' index for a run, or for a block that is not there.
 class BlockHistory {
  public:
-  BlockHistory(uint32_t num_blocks, uint32_t max_ghosts)
-      : max_ghosts_(max_ghosts), ghosts_(size_t{max_ghosts} * 2 + num_blocks) {}
+  BlockHistory(uint32_t num_blocks, uint32_t ghosts_a_block)
+      : max_ghosts_(static_cast<uint32_t>(
+            std::min(uint64_t{num_blocks} * ghosts_a_block, uint64_t{1} << 30))),
+        ghosts_(size_t{max_ghosts_} * 2 + num_blocks) {}
 
   // Answers where the value changes: what EvictionPolicy::remember answers.
   std::span<const uint32_t> recall(std::span<const BlockHash> missing) noexcept;

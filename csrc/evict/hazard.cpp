@@ -41,7 +41,7 @@ class HazardPolicy final : public EvictionPolicy {
  public:
   HazardPolicy(BlockTable& table, uint32_t num_blocks)
       : table_(table),
-        max_ghosts_(std::max<uint64_t>(uint64_t{num_blocks} * 4, 65536)),
+        max_ghosts_(std::clamp<uint64_t>(uint64_t{num_blocks} * 4, 65536, uint64_t{1} << 31)),
         cohorts_(num_blocks + max_ghosts_ + 1),  // and that of the request at hand
         ranked_(table, cohorts_, model_),
         ghosts_(max_ghosts_ + num_blocks + kMaxSpanBlocks) {
@@ -380,7 +380,10 @@ void HazardPolicy::released(SpanId id) noexcept {
 
 // Blocks of a cohort become ghosts.
 void HazardPolicy::bury(CohortId id, uint8_t uses, std::span<const BlockHash> run) noexcept {
-  ghosts_.add(GhostLists::kFirst, run, uint64_t{uses} << 32 | static_cast<uint32_t>(id));
+  const auto fits = static_cast<size_t>(std::min<uint64_t>(run.size(), max_ghosts_));
+  ghosts_.add(GhostLists::kFirst, run.first(fits),
+              uint64_t{uses} << 32 | static_cast<uint32_t>(id));
+  if (fits < run.size()) lose(id, class_of(uses), static_cast<uint32_t>(run.size() - fits));
   const uint64_t ghosts = ghosts_.size(GhostLists::kFirst);
   if (ghosts > max_ghosts_) {
     ghosts_.drop_oldest(GhostLists::kFirst, static_cast<uint32_t>(ghosts - max_ghosts_));

@@ -34,7 +34,7 @@ class Lru2Policy final : public EvictionPolicy {
         num_blocks_(num_blocks),
         once_(table),
         again_(table),
-        history_(num_blocks, num_blocks * kGhostsPerBlock) {}
+        history_(num_blocks, kGhostsPerBlock) {}
 
   std::span<const uint32_t> remember(std::span<const SpanId>, std::span<const BlockHash> missing,
                                      const Use&) noexcept override {

@@ -42,7 +42,7 @@ class MqPolicy final : public EvictionPolicy {
         num_blocks_(num_blocks),
         queues_{RecencyOrder(table), RecencyOrder(table), RecencyOrder(table), RecencyOrder(table),
                 RecencyOrder(table), RecencyOrder(table), RecencyOrder(table), RecencyOrder(table)},
-        history_(num_blocks, num_blocks * kGhostsPerBlock) {}
+        history_(num_blocks, kGhostsPerBlock) {}
 
   std::span<const uint32_t> remember(std::span<const SpanId>, std::span<const BlockHash> missing,
                                      const Use&) noexcept override {

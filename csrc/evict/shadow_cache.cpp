@@ -66,6 +66,7 @@ uint32_t ShadowCache::make_room(uint32_t wanted) noexcept {
   uint32_t bypassed = 0;
   while (num_blocks_ < used_ + wanted) {
     const uint32_t excess = used_ + wanted - num_blocks_;
+    policy_->resize(std::max(num_blocks_, used_));
     auto [id, allowed] = policy_->oldest();
     const uint32_t blocks = std::min(allowed, id == kRootSpan ? std::min(excess, wanted) : excess);
     if (blocks == 0) break;

@@ -25,10 +25,7 @@ class ShadowCache {
   }
 
   // Holds so many, at most what it was made for, from the next miss on.
-  void resize(uint32_t num_blocks) noexcept {
-    num_blocks_ = num_blocks;
-    policy_->resize(num_blocks);
-  }
+  void resize(uint32_t num_blocks) noexcept { num_blocks_ = num_blocks; }
 
   uint32_t num_blocks() const noexcept { return num_blocks_; }
   uint32_t used_blocks() const noexcept { return used_; }

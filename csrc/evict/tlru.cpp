@@ -43,10 +43,7 @@ class RunningMean {
 class TailLruPolicy final : public EvictionPolicy {
  public:
   TailLruPolicy(BlockTable& table, uint32_t num_blocks)
-      : table_(table),
-        needed_(table),
-        spare_(table),
-        history_(num_blocks, num_blocks * kGhostsPerBlock) {}
+      : table_(table), needed_(table), spare_(table), history_(num_blocks, kGhostsPerBlock) {}
 
   std::span<const uint32_t> remember(std::span<const SpanId>, std::span<const BlockHash> missing,
                                      const Use&) noexcept override {

@@ -69,6 +69,26 @@ TEST_CASE("a shadow cache finds what a prefix cache finds") {
   }
 }
 
+TEST_CASE("a shadow cache that grows smaller still takes what is asked for again") {
+  for (std::string_view policy : policy_names()) {
+    CAPTURE(policy);
+    ShadowCache cache(policy, 100);
+    std::mt19937_64 random(2);
+    Chain blocks;
+    for (int i = 0; i < 120; ++i) blocks.push_back(random_hash(random));
+    auto serve = [&](int i) {
+      RequestInfo request;
+      return cache.serve({&blocks[static_cast<size_t>(i)], 1}, {request, 0});
+    };
+    for (int i = 0; i < 300; ++i) serve(i % 100);
+    cache.resize(50);
+    uint32_t found = 0;
+    for (int i = 0; i < 4000; ++i) found += i < 3000 ? 0 * serve(100 + i % 20) : serve(100 + i % 20);
+    CHECK(found > 900);
+    cache.check_invariants();
+  }
+}
+
 // A few prompts that come again and again, among many that never do.
 struct Scans {
   std::mt19937_64 random{7};
