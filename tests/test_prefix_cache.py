@@ -796,6 +796,7 @@ def test_integers_of_any_type_are_integers() -> None:
         "auto:",
         "auto:lru,",
         "auto:lru,auto",
+        "auto:lru,lru",
     ],
 )
 def test_unknown_policies(value: str) -> None:

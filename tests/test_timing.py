@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,12 +132,16 @@ def test_hits_of_another_trace() -> None:
 @pytest.mark.parametrize(
     ("engines", "tokens_per_s", "message"),
     [
-        (0, None, "engines is 0; it must be at least 1"),
-        (1, 0.0, "tokens_per_s is 0.0; it must be a number above 0"),
+        (0, None, "engines is 0; it must be from 1 to 1,000,000"),
+        (1, 0.0, "tokens_per_s is 0.0; it must be at least 0.001"),
         (1, float("nan"), "tokens_per_s is nan"),
         (1, float("inf"), "tokens_per_s is inf"),
+        (1, 1e-305, "tokens_per_s is 1e-305"),
+        (1.5, None, "engines is 1.5; it must be an int"),
+        (True, None, "engines is True; it must be an int"),
+        (1, "5", "tokens_per_s is '5'; it must be a number"),
     ],
 )
-def test_bad_prefill(engines: int, tokens_per_s: float | None, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_bad_prefill(engines: Any, tokens_per_s: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
         Prefill(engines, tokens_per_s)

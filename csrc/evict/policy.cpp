@@ -37,13 +37,14 @@ const Entry* find_policy(std::string_view name) {
   return entry == std::end(kPolicies) ? nullptr : entry;
 }
 
-// The policies of "auto:lru,hazard"; none, unless all are known and none is auto itself.
+// The policies of "auto:lru,hazard"; none, unless all are known and different, and none is auto.
 std::vector<std::string> contenders_of(std::string_view list) {
   std::vector<std::string> names;
   for (size_t begin = 0; begin <= list.size();) {
     size_t end = std::min(list.find(',', begin), list.size());
     std::string_view name = list.substr(begin, end - begin);
     if (name == kAuto || find_policy(name) == nullptr) return {};
+    if (std::ranges::find(names, name) != names.end()) return {};
     names.emplace_back(name);
     begin = end + 1;
   }

@@ -48,12 +48,20 @@ class EqualCapacity:
 
 
 def mean_less(equals: Iterable[EqualCapacity]) -> float:
-    """The mean of `EqualCapacity.less`: each capacity of each trace counts the same."""
-    return fmean(equal.less for equal in equals)
+    """The mean of `EqualCapacity.less`, of one at least: each of each trace counts the same."""
+    less = [equal.less for equal in equals]
+    if not less:
+        raise ValueError("equals is empty; it must have at least one")
+    return fmean(less)
 
 
 def effective_gain(less: float) -> float:
-    """What a capacity is worth to who needs so much less of it: 0.26 less is 0.35 more."""
+    """What a capacity is worth to who needs so much less of it: 0.26 less is 0.35 more.
+
+    ``less`` is below 1.
+    """
+    if not less < 1:
+        raise ValueError(f"less is {less}; it must be below 1")
     return 1 / (1 - less) - 1
 
 

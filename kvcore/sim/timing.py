@@ -12,6 +12,8 @@ import numpy.typing as npt
 from kvcore.sim.trace import Trace
 
 _IDLE_FACTOR = 2.0
+_MAX_ENGINES = 1_000_000
+_MIN_TOKENS_PER_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,27 +27,33 @@ class Prefill:
     Parameters
     ----------
     engines : int
-        Number of engines, from 1.
+        Number of engines, 1 to 1,000,000.
     tokens_per_s : float, optional
-        Prompt tokens that all engines together compute a second, above 0. By default twice the
+        Prompt tokens that all engines together compute a second, from 0.001. By default twice the
         prompt tokens a second of the trace, so that without a cache they would be busy half of the
         time. That depends on the trace alone, and queues are short enough to drain.
 
     Raises
     ------
-    ValueError
-        If a value is out of range.
+    TypeError, ValueError
+        If a value is no number, or out of range.
     """
 
     engines: int = 1
     tokens_per_s: float | None = None
 
     def __post_init__(self) -> None:
-        if self.engines < 1:
-            raise ValueError(f"engines is {self.engines}; it must be at least 1")
-        rate = self.tokens_per_s
-        if rate is not None and not (isfinite(rate) and rate > 0):
-            raise ValueError(f"tokens_per_s is {rate}; it must be a number above 0")
+        engines, rate = self.engines, self.tokens_per_s
+        if isinstance(engines, bool) or not isinstance(engines, int):
+            raise TypeError(f"engines is {engines!r}; it must be an int")
+        if not 1 <= engines <= _MAX_ENGINES:
+            raise ValueError(f"engines is {engines}; it must be from 1 to {_MAX_ENGINES:,}")
+        if rate is None:
+            return
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)):
+            raise TypeError(f"tokens_per_s is {rate!r}; it must be a number")
+        if not (isfinite(rate) and rate >= _MIN_TOKENS_PER_S):
+            raise ValueError(f"tokens_per_s is {rate}; it must be at least {_MIN_TOKENS_PER_S}")
 
     def rate(self, trace: Trace) -> float:
         """Prompt tokens a second of all engines on this trace."""
