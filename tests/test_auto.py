@@ -38,7 +38,7 @@ def hit_ratio(cache: PrefixCache, blocks: Iterable[int]) -> float:
 
 def test_nobody_waits_for_what_is_pinned() -> None:
     """The pinned block goes over to the next policy, though it cannot leave."""
-    cache = PrefixCache(NUM_BLOCKS, "auto:lru2,lru")
+    cache = PrefixCache(NUM_BLOCKS, "auto:lru2+lru")
     cache.reserve(hashes_of([7_000_000])).commit()
     pin: Lease = cache.pin(hashes_of([7_000_000]))
     hit_ratio(cache, hot_and_scan(20_000, 1_000_000))
@@ -52,7 +52,7 @@ def test_nobody_waits_for_what_is_pinned() -> None:
 
 @pytest.mark.parametrize("first", ["lru2", "mq"])
 def test_what_comes_back_after_two_changes_has_no_old_marks(first: str) -> None:
-    cache = PrefixCache(NUM_BLOCKS, f"auto:{first},lru")
+    cache = PrefixCache(NUM_BLOCKS, f"auto:{first}+lru")
     hit_ratio(cache, hot_and_scan(40_000, 1_000_000))
     chains, below = [], []
     for start in range(900_000, 900_050, 10):

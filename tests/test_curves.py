@@ -115,7 +115,7 @@ def test_memory_is_bounded_and_the_distant_is_forgotten() -> None:
     assert curve.hit_ratio(1 << 40) == pytest.approx(curve.hit_ratio(30))
 
 
-POLICIES_WITH_CAPACITIES = [*POLICIES, "auto:lfu,arc"]
+POLICIES_WITH_CAPACITIES = [*POLICIES, "auto:lfu+arc"]
 POLICIES_WITH_CAPACITIES.remove("lru")
 
 

@@ -215,7 +215,7 @@ def test_auto_moves_to_the_best(trace: Trace) -> None:
     for capacity in ARC[AGENTS]:
         warm = [
             100 * replay(trace, policy, Capacity(capacity)).hit_blocks[half:].sum() / blocks
-            for policy in ("auto:lru,lru2,s3fifo,hazard", "hazard")
+            for policy in ("auto:lru+lru2+s3fifo+hazard", "hazard")
         ]
         assert warm[0] > warm[1] - 1, capacity
 

@@ -28,7 +28,7 @@ num_blocks : int
     Blocks that there is room for; block ids are ``0 .. num_blocks - 1``.
 policy : str
     Who leaves when there is no room: one of `POLICIES`, all of them prefix-aware. ``"auto"`` runs
-    hazard and moves to another where that finds more; ``"auto:lru,s3fifo"`` chooses among these and
+    hazard and moves to another where that finds more; ``"auto:lru+s3fifo"`` chooses among these and
     starts with the first.
 tenants : dict[str, TenantQuota], optional
     Who may have how much of it, by `RequestInfo.tenant`; guarantees are at most 1 together. Who is

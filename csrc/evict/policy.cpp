@@ -37,11 +37,11 @@ const Entry* find_policy(std::string_view name) {
   return entry == std::end(kPolicies) ? nullptr : entry;
 }
 
-// The policies of "auto:lru,hazard"; none, unless all are known and different, and none is auto.
+// The policies of "auto:lru+hazard"; none, unless all are known and different, and none is auto.
 std::vector<std::string> contenders_of(std::string_view list) {
   std::vector<std::string> names;
   for (size_t begin = 0; begin <= list.size();) {
-    size_t end = std::min(list.find(',', begin), list.size());
+    size_t end = std::min(list.find('+', begin), list.size());
     std::string_view name = list.substr(begin, end - begin);
     if (name == kAuto || find_policy(name) == nullptr) return {};
     if (std::ranges::find(names, name) != names.end()) return {};
@@ -68,7 +68,8 @@ void check_policy(std::string_view name) {
   std::string names;
   for (const Entry& entry : kPolicies) names.append(entry.name).append(", ");
   throw std::invalid_argument("policy must be one of " + names +
-                              "or auto: and some of these, got \"" + std::string(name) + "\"");
+                              "or auto: and some of these with + between them, got \"" +
+                              std::string(name) + "\"");
 }
 
 std::vector<std::string_view> policy_names() {

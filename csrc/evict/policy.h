@@ -94,7 +94,7 @@ class EvictionPolicy {
 };
 
 // The policy called `name` over the spans of `table`, for a cache of `num_blocks`; null when there
-// is none of that name. "auto:lru,hazard" is auto among these; the first one starts.
+// is none of that name. "auto:lru+hazard" is auto among these; the first one starts.
 std::unique_ptr<EvictionPolicy> make_policy(std::string_view name, BlockTable& table,
                                             uint32_t num_blocks);
 

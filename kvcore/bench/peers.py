@@ -26,13 +26,13 @@ Numbers = npt.NDArray[np.int64]
 # libCacheSim's oracleGeneral trace; the next access is not known.
 _REQUEST = np.dtype([("time", "<u4"), ("id", "<u8"), ("size", "<u4"), ("next_access", "<i8")])
 _UNKNOWN = -2
-# Our policies by the name of libCacheSim's; what reads the paper otherwise is told with it.
+# Our policies by the name of libCacheSim's; what reads the paper otherwise is told with it. Its LRUK
+# never forgets: at 10 M blocks it takes 1 KB a block and does not give it back.
 _SIMULATED = {
     "arc": "ARC",
     "fifo": "FIFO",
     "lfu": "LFUDA",  # with dynamic ageing
     "lru": "LRU",
-    "lru2": "LRUK",  # what was used once leaves first in, first out
     "mq": "MQ",  # a fixed life of 10,000 requests
     "s3fifo": "S3FIFO",
     "sieve": "Sieve",

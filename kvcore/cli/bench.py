@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import import_module
@@ -10,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
 
-from kvcore.cli import InputError
+from kvcore.cli.output import check_output, console, new_table
 
 if TYPE_CHECKING:
     from kvcore.bench.harness import Row
 
 BENCHES = ("hash", "table", "cache", "evict")
-_PIPED_WIDTH = 160
 
 
 @click.command()
@@ -34,7 +33,7 @@ def bench(names: tuple[str, ...], json_path: Path | None, quick: bool) -> None:
     from kvcore.bench.harness import WrongAnswerError
     from kvcore.machine import write_report
 
-    _check_output(json_path)
+    check_output("--json", json_path)
     rows = []
     try:
         for name in dict.fromkeys(names or BENCHES):
@@ -45,19 +44,7 @@ def bench(names: tuple[str, ...], json_path: Path | None, quick: bool) -> None:
         write_report(json_path, [asdict(row) for row in rows])
 
 
-def _check_output(json_path: Path | None) -> None:
-    from kvcore.machine import check_writable
-
-    try:
-        if json_path is not None:
-            check_writable(json_path)
-    except OSError as error:
-        raise InputError(f"--json {json_path}: {error.strerror}") from None
-
-
 def _run(name: str, quick: bool) -> list[Row]:
-    from rich.console import Console
-
     rows: list[Row] = []
     errors = Console(stderr=True)
     with errors.status(f"{name} ...") as status:
@@ -69,11 +56,7 @@ def _run(name: str, quick: bool) -> list[Row]:
 
 
 def _print_table(name: str, rows: list[Row]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=name, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = new_table(name)
     table.add_column("case")
     table.add_column("unit", no_wrap=True)
     table.add_column("kvcore", justify="right", no_wrap=True)
@@ -89,7 +72,7 @@ def _print_table(name: str, rows: list[Row]) -> None:
             "" if row.ratio is None else f"{row.ratio:,.1f}",
             "" if row.of_limit is None else f"{row.of_limit:.0%}",
         )
-    Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(table)
+    console().print(table)
 
 
 def _lines(figures: Mapping[str, float]) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kvcore._core import POLICIES
+from kvcore._core import POLICIES, PrefixCache
 from kvcore.cli import InputError
-from kvcore.machine import check_writable
 from kvcore.sim import Capacity, Trace, TraceError, read_trace
 
 
@@ -19,11 +18,19 @@ def parse_policies(text: str, *others: str) -> list[str]:
     """Names of policies, or of what else is allowed; "all" stands for those of the cache."""
     names: dict[str, None] = {}
     for name in listed(text):
-        if name != "all" and name not in (*POLICIES, *others):
-            allowed = ", ".join((*POLICIES, *others, "all"))
+        if name not in ("all", *others) and not _is_policy(name):
+            allowed = ", ".join((*POLICIES, "auto:lru+arc", *others, "all"))
             raise InputError(f"--policy: policy must be one of {allowed}, got {name[:40]!r}")
         names |= dict.fromkeys(POLICIES if name == "all" else [name])
     return list(names)
+
+
+def _is_policy(name: str) -> bool:
+    try:
+        PrefixCache(1, name)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_capacities(text: str) -> list[Capacity]:
@@ -31,14 +38,6 @@ def parse_capacities(text: str) -> list[Capacity]:
         return [Capacity(part) for part in listed(text)]
     except ValueError as error:
         raise InputError(f"--capacity: {error}") from None
-
-
-def check_output(option: str, path: Path | None) -> None:
-    try:
-        if path is not None:
-            check_writable(path)
-    except OSError as error:
-        raise InputError(f"{option} {path}: {error.strerror}") from None
 
 
 def open_trace(path: Path, name: str) -> Trace:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
-from rich import box
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from kvcore._core import MissRatioCurve
 from kvcore.cli import InputError
-from kvcore.cli.inputs import check_output, open_trace, parse_capacities, parse_policies
+from kvcore.cli.inputs import open_trace, parse_capacities, parse_policies
+from kvcore.cli.output import check_output, console, new_table
 from kvcore.machine import write_report
 from kvcore.sim import LruCurve, Trace, lru_curve
 from kvcore.sim.curve import feed
 from kvcore.sim.equal import LRU
-
-_PIPED_WIDTH = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +98,7 @@ def _points(
 
 
 def _print_table(policies: list[str], named: list[tuple[str, int]], points: list[_Point]) -> None:
-    table = Table(
-        title=f"{escape(points[0].trace)}: token hit ratio",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    table = new_table(f"{escape(points[0].trace)}: token hit ratio")
     headings = ("capacity", "blocks", "lru\nexact %")
     for heading in (*headings, *(f"{policy}\nsampled %" for policy in policies)):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -118,16 +108,12 @@ def _print_table(policies: list[str], named: list[tuple[str, int]], points: list
         table.add_row(
             text, f"{blocks:,}", *(f"{100 * ratio:.2f}" for ratio in ratios if ratio is not None)
         )
-    _console().print(table)
+    console().print(table)
 
 
 def _print_sample(trace: Trace, sample: MissRatioCurve) -> None:
-    _console().print(
+    console().print(
         f"{sample.sampled_blocks:,} of {trace.num_unique_blocks:,} unique blocks sampled for LRU, "
         f"rate {100 * sample.rate:.4g}%",
         highlight=False,
     )
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -13,20 +12,18 @@ from pathlib import Path
 from types import FrameType
 
 import click
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from kvcore.cli import InputError
-from kvcore.cli.inputs import check_output, open_trace, parse_capacities, parse_policies
+from kvcore.cli.inputs import open_trace, parse_capacities, parse_policies
+from kvcore.cli.output import check_output, console, new_table
 from kvcore.machine import replace_file, usable_cores, write_report
 from kvcore.sim import EqualCapacity, Prefill, ReplayResult, Trace, equal_capacities, sweep
 from kvcore.sim.equal import LRU, effective_gain, mean_less
 from kvcore.sim.optimum import OPTIMUM, infinite_token_hit_ratio
 
-_PIPED_WIDTH = 160
 _HEADINGS = (
     "capacity",
     "blocks",
@@ -193,16 +190,14 @@ def _read(paths: tuple[Path, ...], advance: Callable[[str], None]) -> Iterator[T
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[str], None]]:
     """A bar on stderr if that is a terminal. Yields what moves it one step on."""
-    console = Console(stderr=True)
+    errors = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task("reading", total=total)
         yield lambda description: bar.update(task, advance=1, description=description)
 
@@ -223,29 +218,21 @@ def _terminable() -> Iterator[None]:
 
 def _print_equals(equals: list[EqualCapacity]) -> None:
     """How much less room than LRU each policy needs, over all traces and capacities."""
-    console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
-    table = Table(
-        title="capacity needed to equal LRU, mean of all capacities and traces",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    table = new_table("capacity needed to equal LRU, mean of all capacities and traces")
     table.add_column("policy", no_wrap=True)
     for heading in ("% less", "effective\ncapacity, % more"):
         table.add_column(heading, justify="right", no_wrap=True)
     for policy in dict.fromkeys(equal.policy for equal in equals):
         less = mean_less(equal for equal in equals if equal.policy == policy)
         table.add_row(policy, f"{100 * less:.1f}", f"{100 * effective_gain(less):.1f}")
-    console.print(table)
+    console().print(table)
 
 
 def _print_tables(results: list[ReplayResult]) -> None:
     """One table a trace, of hits in percent, in 80 columns; a pipe gets as many as it takes."""
-    console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+    printer = console()
     for trace, rows in groupby(results, lambda result: result.trace):
-        table = Table(
-            title=escape(trace), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-        )
+        table = new_table(escape(trace))
         table.add_column("policy", no_wrap=True)
         for heading in _HEADINGS:
             table.add_column(heading, justify="right", no_wrap=True)
@@ -260,4 +247,4 @@ def _print_tables(results: list[ReplayResult]) -> None:
                 f"{row.ttft.p90_s:.3f}",
                 f"{row.ns_per_block:.1f}",
             )
-        console.print(table)
+        printer.print(table)

@@ -149,7 +149,8 @@ class _Section:
         grid = [
             round(low * (high / low) ** (i / _SURVIVAL_POINTS)) for i in range(_SURVIVAL_POINTS + 1)
         ]
-        names = {curve: f"kind {curve.kind}" if curve.kind else "all requests" for curve in curves}
+        nameless = "no kind" if len(curves) > 1 else "all requests"
+        names = {curve: f"kind {curve.kind}" if curve.kind else nameless for curve in curves}
         styles = line_styles(names.values())
         lines = [
             Line(name, styles[name], [(age, 100 * curve.at(age)) for age in grid], False)

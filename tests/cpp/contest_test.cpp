@@ -131,9 +131,9 @@ uint64_t found_by(std::string_view policy, int requests, bool check, uint32_t le
 TEST_CASE("auto moves to the policy that finds more, and stays with it") {
   const uint64_t fifo = found_by("fifo", 60'000, false), lru2 = found_by("lru2", 60'000, false);
   REQUIRE(lru2 > fifo * 3 / 2);
-  CHECK(found_by("auto:fifo,lru2", 60'000, true) > lru2 * 97 / 100);
-  CHECK(found_by("auto:lru2,fifo", 60'000, true) > lru2 * 97 / 100);
-  CHECK(found_by("auto:fifo,lru,arc,s3fifo,lru2,hazard", 60'000, true) > lru2 * 97 / 100);
+  CHECK(found_by("auto:fifo+lru2", 60'000, true) > lru2 * 97 / 100);
+  CHECK(found_by("auto:lru2+fifo", 60'000, true) > lru2 * 97 / 100);
+  CHECK(found_by("auto:fifo+lru+arc+s3fifo+lru2+hazard", 60'000, true) > lru2 * 97 / 100);
 }
 
 // Prompts that are asked for a few times, and then never again.
@@ -169,7 +169,7 @@ std::array<uint64_t, 3> found_in_parts(std::string_view policy) {
 
 TEST_CASE("auto follows a load that changes, and back") {
   const auto lru = found_in_parts("lru"), lru2 = found_in_parts("lru2");
-  const auto both = found_in_parts("auto:lru,lru2");
+  const auto both = found_in_parts("auto:lru+lru2");
   for (size_t part = 0; part < both.size(); ++part) {
     CAPTURE(part);
     CHECK(both[part] > std::max(lru[part], lru2[part]) * 97 / 100);
@@ -241,12 +241,12 @@ TEST_CASE("auto in a part of a cache compares what others would find in that par
   const uint64_t fifo = found_by("fifo", 20'000, false, 300);
   REQUIRE(found_by("fifo", 20'000, false) > lru);
   REQUIRE(fifo < lru * 95 / 100);
-  CHECK(found_by("auto:lru,fifo", 20'000, true, 300) > lru * 99 / 100);
+  CHECK(found_by("auto:lru+fifo", 20'000, true, 300) > lru * 99 / 100);
 }
 
 TEST_CASE("auto among unknown policies, or among none, is none") {
   BlockTable table(16);
-  for (std::string_view name : {"auto:", "auto:lru,", "auto:lru,none", "auto:auto", "auto:,lru"}) {
+  for (std::string_view name : {"auto:", "auto:lru+", "auto:lru+none", "auto:auto", "auto:+lru", "auto:lru,fifo"}) {
     CAPTURE(name);
     CHECK(make_policy(name, table, 10) == nullptr);
   }
