@@ -16,7 +16,20 @@ CPP_FLOORS = {
     "evict": {"common", "hash", "table"},
     "cache": {"common", "hash", "table", "evict"},
     "sim": {"common", "hash", "table", "evict", "cache"},
-    "bindings": {"common", "hash", "table", "evict", "cache", "sim"},
+    "slab": {"common"},
+    "copy": {"common", "slab"},
+    "store": {"common", "hash", "slab", "copy"},
+    "bindings": {
+        "common",
+        "hash",
+        "table",
+        "evict",
+        "cache",
+        "sim",
+        "slab",
+        "copy",
+        "store",
+    },
 }
 PYTHON_FLOORS = {
     "machine": set(),

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "copy/layout.h"
+#include "copy/paged_layout.h"
+
+namespace kvcore {
+
+// Memory cut into equal blocks, lent by its owner.
+struct SlabSpan {
+  uint64_t data = 0;
+  uint64_t block_bytes = 0;  // from one block to the next
+  uint32_t num_blocks = 0;
+};
+
+// Which blocks of a paged cache and of a slab belong together; made once, used for as many copies
+// in both directions as wanted. All that could go wrong is found here: a copy cannot leave either
+// memory, and no two blocks of it meet. Immutable, so several threads may use one. O(blocks).
+class TransferPlan {
+ public:
+  // Throws std::invalid_argument naming the argument: slab blocks that are too small, ids of
+  // unequal number, out of range or there twice.
+  TransferPlan(PagedLayout layout, SlabSpan slab, std::span<const uint32_t> paged_blocks,
+               std::span<const uint32_t> slab_blocks);
+
+  // The part of some layers; all of it lies in the memory of this plan.
+  CopyView view(uint32_t first_layer, uint32_t num_layers) const noexcept;
+  CopyView view() const noexcept { return view(0, layout_.num_layers()); }
+
+  const PagedLayout& layout() const noexcept { return layout_; }
+  uint32_t num_blocks() const noexcept { return static_cast<uint32_t>(paged_blocks_.size()); }
+  uint64_t bytes() const noexcept { return num_blocks() * layout_.block_bytes(); }
+
+ private:
+  PagedLayout layout_;
+  SlabSpan slab_;
+  std::vector<uint32_t> paged_blocks_;
+  std::vector<uint32_t> slab_blocks_;
+};
+
+}  // namespace kvcore

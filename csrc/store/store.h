@@ -1,0 +1,61 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "common/types.h"
+#include "store/batch.h"
+
+namespace kvcore {
+
+struct StoreStats {
+  uint64_t num_values = 0;
+  uint64_t used_bytes = 0;
+  uint64_t max_bytes = 0;
+  uint64_t gets = 0;  // keys, of each outcome
+  uint64_t hits = 0;
+  uint64_t misses = 0;
+  uint64_t corrupt = 0;
+  uint64_t timed_out = 0;
+  uint64_t failed = 0;
+  uint64_t puts = 0;
+  uint64_t evictions = 0;
+  uint64_t read_bytes = 0;
+  uint64_t written_bytes = 0;
+};
+
+// Where blocks live outside of the slabs: one namespace, values of one size, each named by the hash
+// of its block. A store may forget a value at any time and never gives a byte that was not put:
+// every value lies in an envelope (envelope.h) that is verified before the outcome is a hit.
+//
+// All calls return at once; the work is done by the store's own threads, and the batch tells what
+// became of each key. Keys are independent: one that fails takes no other with it. A key that is
+// put again is not written again. No callback, no lock that a caller can hold. Thread safe.
+//
+// Destroying a store cancels what is under way and waits until its memory is free.
+class Store {
+ public:
+  using Deadline = Batch::Clock::time_point;
+
+  virtual ~Store() = default;
+
+  // Reads values of value_bytes() into places of that size. What was there is lost even where the
+  // outcome is not a hit.
+  virtual std::shared_ptr<Batch> get_into(std::span<const BlockHash> keys,
+                                          std::span<std::byte* const> destinations,
+                                          Deadline deadline) = 0;
+  virtual std::shared_ptr<Batch> put_from(std::span<const BlockHash> keys,
+                                          std::span<const std::byte* const> sources,
+                                          Deadline deadline) = 0;
+  // kDone where a value is there, as far as the store knows without reading it, else kMiss.
+  virtual std::shared_ptr<Batch> contains(std::span<const BlockHash> keys, Deadline deadline) = 0;
+  virtual std::shared_ptr<Batch> remove(std::span<const BlockHash> keys, Deadline deadline) = 0;
+
+  virtual uint64_t value_bytes() const noexcept = 0;
+  virtual StoreStats stats() const = 0;
+};
+
+}  // namespace kvcore
