@@ -97,6 +97,22 @@ def test_a_pin_is_no_use() -> None:
     assert cache.match(hashes_of([1] * 5)) == 0
 
 
+def test_what_is_retained_has_no_bound_and_is_no_use() -> None:
+    cache = PrefixCache(10, "lru", max_pinned=0.1)
+    serve(cache, [1] * 5)
+    serve(cache, [2] * 5)
+    lease = cache.retain(hashes_of([1] * 6))
+    assert lease.num_blocks == 5
+    assert cache.stats().pinned_blocks == 0
+    scan(cache, 5)
+    assert cache.match(hashes_of([1] * 5)) == 5
+    assert cache.match(hashes_of([2] * 5)) == 0
+    lease.release()
+    scan(cache, 1, first=5000)
+    assert cache.match(hashes_of([1] * 5)) == 4
+    assert cache.retain(hashes_of([9])).num_blocks == 0
+
+
 # --- Kept chains --------------------------------------------------------------------------------
 
 

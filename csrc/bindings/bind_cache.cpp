@@ -116,6 +116,19 @@ Returns
 -------
 Lease)";
 
+constexpr const char* kRetainDoc =
+    R"(Pins the committed blocks that a chain begins with, without a bound; not a use.
+
+For those who move bytes and let go soon, such as a write to the next tier.
+
+Parameters
+----------
+hashes : uint8[n, 16]
+
+Returns
+-------
+Lease)";
+
 constexpr const char* kKeepDoc = R"(Keeps the committed blocks that a chain begins with, softly.
 
 They leave only when nothing else can, or all that is kept exceeds `max_kept` of the cache: the
@@ -244,6 +257,14 @@ void register_cache(py::module_& module) {
                                        [&] { return self.pin(argument.get()); });
           },
           kPinDoc, py::arg("hashes"))
+      .def(
+          "retain",
+          [](PrefixCache& self, py::handle hashes) {
+            HashesArgument argument(hashes);
+            return without_gil_if_long(self, argument.get().size(),
+                                       [&] { return self.retain(argument.get()); });
+          },
+          kRetainDoc, py::arg("hashes"))
       .def(
           "keep",
           [](PrefixCache& self, py::handle hashes, py::handle until_us) {

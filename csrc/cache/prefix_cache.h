@@ -83,6 +83,9 @@ class PrefixCache : public std::enable_shared_from_this<PrefixCache> {
   // Pins without using; what is above the bound, counted anew for each pin, is left out.
   Lease pin(std::span<const BlockHash> hashes) noexcept;
 
+  // Pins without using and without a bound: for those who move bytes and let go soon.
+  Lease retain(std::span<const BlockHash> hashes) noexcept;
+
   // Keeps what is committed of a chain until then (kNever: for good), as far as the bound allows,
   // unless nothing else can leave. A later call for the same chain replaces it. Answers the blocks.
   size_t keep(std::span<const BlockHash> hashes, int64_t until_us) noexcept;

@@ -38,6 +38,13 @@ Lease PrefixCache::pin(std::span<const BlockHash> hashes) noexcept {
   return lease;
 }
 
+Lease PrefixCache::retain(std::span<const BlockHash> hashes) noexcept {
+  Lease lease(shared_from_this());
+  std::lock_guard lock(mutex_);
+  if (const size_t matched = walk_committed(hashes); matched > 0) lend(lease, matched);
+  return lease;
+}
+
 size_t PrefixCache::keep(std::span<const BlockHash> hashes, int64_t until_us) noexcept {
   std::lock_guard lock(mutex_);
   if (hints_ == nullptr || hashes.empty()) return 0;

@@ -78,6 +78,24 @@ _REPORT_HELP = (
 @click.option(
     "--jobs", type=click.IntRange(min=1), help="Processes at a time, by default one a core."
 )
+@click.option(
+    "--verify-bytes",
+    is_flag=True,
+    help="Move bytes too, through a KVCache, and check each one that it hands out.",
+)
+@click.option(
+    "--store",
+    "store_url",
+    metavar="URL",
+    help="Behind it, with --verify-bytes: memory: or disk:PATH, and ?max_bytes=N.",
+)
+@click.option(
+    "--block-bytes",
+    type=click.IntRange(min=64),
+    default=4096,
+    show_default=True,
+    help="Bytes of a block, a multiple of 64, with --verify-bytes.",
+)
 def replay(
     traces: tuple[Path, ...],
     policies: str,
@@ -88,6 +106,9 @@ def replay(
     engines: int,
     prefill_tokens_per_s: float | None,
     jobs: int | None,
+    verify_bytes: bool,
+    store_url: str | None,
+    block_bytes: int,
 ) -> None:
     """Replay traces through the cache: hit ratio by policy and capacity.
 
@@ -101,6 +122,17 @@ def replay(
     sizes = parse_capacities(capacities)
     prefill = _prefill(engines, prefill_tokens_per_s)
     _check_outputs(json_path, plot_path, report_path)
+    if verify_bytes:
+        from kvcore.cli.verify import replay_with_bytes
+
+        if OPTIMUM in policy_names or plot_path is not None or report_path is not None:
+            raise InputError("--verify-bytes goes with policies of the cache and --json alone")
+        rows = replay_with_bytes(
+            _read(traces, lambda done: None), policy_names, sizes, block_bytes, store_url
+        )
+        return None if json_path is None else write_report(json_path, rows)
+    if store_url is not None:
+        raise InputError("--store goes with --verify-bytes")
     if report_path is not None:
         policy_names = list(dict.fromkeys([LRU, *policy_names, OPTIMUM]))
     equals: list[EqualCapacity] = []

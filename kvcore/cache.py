@@ -1,0 +1,370 @@
+"""KVCache: finds, brings, loads and keeps the KV-cache blocks of an engine, over slab and store."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from threading import Lock
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from kvcore._core import (
+    CacheStats,
+    CopyPool,
+    HostSlab,
+    Lease,
+    PrefixCache,
+    RequestInfo,
+    Reservation,
+    SharedSlab,
+    StoreStats,
+    TenantQuota,
+    TransferPlan,
+)
+from kvcore.hashing import HashArray
+from kvcore.layers import PagedLayers
+from kvcore.operations import Load, Operation, Prefetch, Save, Transfer, Write
+from kvcore.stores import Store
+
+BlockIds = npt.NDArray[np.integer[Any]]
+_POLL_S = 0.001
+_O = TypeVar("_O", bound=Operation)
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Where the blocks are that a chain begins with, at the time it was asked.
+
+    Attributes
+    ----------
+    hashes : uint8[n, 16]
+        The chain that was asked for.
+    host_blocks : int
+        Blocks from the start that the slab holds.
+    store_blocks : int
+        Blocks after these that the store holds, as far as it knows without asking anybody.
+    """
+
+    hashes: HashArray
+    host_blocks: int
+    store_blocks: int
+
+    @property
+    def num_blocks(self) -> int:
+        return self.host_blocks + self.store_blocks
+
+
+@dataclass(frozen=True, slots=True)
+class KVCacheStats:
+    """What a `KVCache` holds and did; counts are of blocks.
+
+    Attributes
+    ----------
+    host : CacheStats
+    store : StoreStats, or None without a store
+    fetched : int
+        Came from the store, whole and verified.
+    not_fetched : int
+        Were asked of the store and did not come: gone, corrupt, late, or it failed.
+    written : int
+        Went to the store, or were there already.
+    not_written : int
+        Were given up: too many waited, or the store failed.
+    dirty : int
+        Are on their way to the store now.
+    """
+
+    host: CacheStats
+    store: StoreStats | None
+    fetched: int
+    not_fetched: int
+    written: int
+    not_written: int
+    dirty: int
+
+
+class KVCache:
+    """The KV-cache blocks of one engine: in a slab, and behind it in a store.
+
+    An engine asks with `lookup` what there is of a prompt, brings what only the store has into the
+    slab with `prefetch`, pins with `acquire`, copies into its own paged memory with `load`, computes
+    the rest, and keeps that with `store`. Blocks that are stored are written behind to the store;
+    until then they do not leave the slab, as long as no more than `max_dirty` of it wait. What
+    leaves the slab is found in the store again. Bytes that came from a store are verified before
+    they can be loaded. A store that is slow or dead costs a prefetch its time limit, then a miss.
+
+    Parameters
+    ----------
+    slab : HostSlab or SharedSlab
+        Memory for the blocks; each block holds one token block of all layers.
+    store : Store, optional
+        The next tier; its `value_bytes` are the slab's `block_bytes`.
+    policy, tenants, admission, max_kept
+        As for `PrefixCache`.
+    max_dirty : float
+        Share of the slab that may wait for the store, 0 to 1; what is above is not written.
+    write_timeout_s : float
+        What is not written by then is given up.
+    copy_threads : int
+        Threads that copy between slab and engine.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type or is not allowed; the message names it.
+
+    Notes
+    -----
+    Thread safe. Closing it, also by a ``with`` block, waits for what is under way.
+
+    Examples
+    --------
+    >>> cache = KVCache(HostSlab(num_blocks=1024, block_bytes=1 << 20))
+    """
+
+    def __init__(
+        self,
+        slab: HostSlab | SharedSlab,
+        store: Store | None = None,
+        *,
+        policy: str = "auto",
+        tenants: dict[str, TenantQuota] | None = None,
+        admission: str = "all",
+        max_kept: float = 0.0,
+        max_dirty: float = 0.25,
+        write_timeout_s: float = 30.0,
+        copy_threads: int = 1,
+    ) -> None:
+        if not isinstance(slab, (HostSlab, SharedSlab)):
+            raise TypeError(f"slab must be a HostSlab or SharedSlab, got {type(slab).__name__}")
+        if store is not None and store.value_bytes != slab.block_bytes:
+            raise ValueError(
+                f"store must have values of {slab.block_bytes} bytes, as the slab's blocks, "
+                f"got {store.value_bytes}"
+            )
+        _check_number("max_dirty", max_dirty, 0.0, 1.0)
+        _check_number("write_timeout_s", write_timeout_s, 0.0, 3600.0)
+        self._slab = slab
+        self._store = store
+        self._cache = PrefixCache(
+            slab.num_blocks, policy, tenants, admission=admission, max_kept=max_kept
+        )
+        self._max_dirty_blocks = int(max_dirty * slab.num_blocks)
+        self._write_timeout_s = write_timeout_s
+        self._pool = CopyPool(copy_threads)
+        self._lock = Lock()  # of what follows
+        self._open: list[Operation] = []
+        self._fetched = self._not_fetched = 0
+        self._written = self._not_written = self._dirty = 0
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block, of all layers."""
+        return self._slab.block_bytes
+
+    def lookup(self, hashes: HashArray) -> Lookup:
+        """What there is of a chain, and where; waits for nobody.
+
+        Parameters
+        ----------
+        hashes : uint8[n, 16]
+            As `BlockHasher.hash` gives them.
+        """
+        self._settle()
+        host = self._cache.match(hashes)
+        stored = 0 if self._store is None else self._store.match(hashes[host:])
+        return Lookup(hashes, host, stored)
+
+    def prefetch(
+        self, lookup: Lookup, request: RequestInfo | None = None, *, timeout_s: float
+    ) -> Prefetch | None:
+        """Start to bring what only the store has into the slab.
+
+        Parameters
+        ----------
+        lookup : Lookup
+        request : RequestInfo, optional
+            Who wants it; the same as for `acquire` and `store`, so that it is one use.
+        timeout_s : float
+            What has not come by then is a miss.
+
+        Returns
+        -------
+        Prefetch, or None
+            None when there is nothing to bring, or no room for it.
+        """
+        _check_number("timeout_s", timeout_s, 0.0, 3600.0)
+        self._settle()
+        if self._store is None or lookup.store_blocks == 0:
+            return None
+        hashes = lookup.hashes[: lookup.num_blocks]
+        reservation = self._cache.reserve(hashes, request)
+        if len(reservation.block_ids) == 0:
+            return None
+        batch = self._store.get_into(
+            hashes[reservation.new_positions], self._slab, reservation.block_ids, timeout_s
+        )
+        return self._follow(Prefetch(self._cache, hashes, reservation, batch, self._count_fetch))
+
+    def acquire(self, hashes: HashArray, request: RequestInfo | None = None) -> Lease:
+        """Pin what the slab has of a chain; see `PrefixCache.acquire`."""
+        self._settle()
+        return self._cache.acquire(hashes, request)
+
+    def load(
+        self, lease: Lease, layers: PagedLayers, block_ids: BlockIds, *, first_block: int = 0
+    ) -> Transfer:
+        """Start to copy pinned blocks into an engine's layers.
+
+        Parameters
+        ----------
+        lease : Lease
+            May be released at once; the blocks stay until they are copied.
+        layers : PagedLayers
+            The engine's paged memory.
+        block_ids : integer[n]
+            Which of the engine's blocks take the lease's blocks ``first_block .. first_block + n``.
+        """
+        self._settle()
+        if not 0 <= first_block <= lease.num_blocks - len(block_ids):
+            raise ValueError(
+                f"block_ids must be at most the lease's {lease.num_blocks} blocks from "
+                f"first_block={first_block} on, got {len(block_ids)}"
+            )
+        slab_ids = lease.block_ids[first_block : first_block + len(block_ids)]
+        plan = TransferPlan(layers, self._slab, block_ids, slab_ids)
+        return self._follow(Load(self._pool.scatter(plan), lease.share()))
+
+    def store(
+        self,
+        hashes: HashArray,
+        layers: PagedLayers,
+        block_ids: BlockIds,
+        request: RequestInfo | None = None,
+    ) -> Transfer:
+        """Start to keep blocks that an engine computed.
+
+        Those that are not there yet are copied into the slab, and from there to the store. The
+        engine leaves its blocks as they are until the transfer is done.
+
+        Parameters
+        ----------
+        hashes : uint8[n, 16]
+        layers : PagedLayers
+        block_ids : integer[n]
+            Where the engine has these blocks.
+        request : RequestInfo, optional
+        """
+        self._settle()
+        if len(block_ids) != len(hashes):
+            raise ValueError(
+                f"block_ids must be as many as hashes, got {len(block_ids)} for {len(hashes)}"
+            )
+        reservation = self._cache.reserve(hashes, request)
+        try:
+            ids = np.asarray(block_ids)[reservation.new_positions]
+            plan = TransferPlan(layers, self._slab, ids, reservation.block_ids)
+        except BaseException:
+            reservation.abort()
+            raise
+        write = partial(self._write_behind, hashes)
+        return self._follow(Save(self._pool.gather(plan), reservation, write))
+
+    def finish(
+        self, request: RequestInfo, output_tokens: int = 0, next_use_us: int | None = None
+    ) -> None:
+        """End a request; see `PrefixCache.finish`."""
+        self._settle()
+        self._cache.finish(request, output_tokens, next_use_us)
+
+    def stats(self) -> KVCacheStats:
+        self._settle()
+        return KVCacheStats(
+            host=self._cache.stats(),
+            store=None if self._store is None else self._store.stats(),
+            fetched=self._fetched,
+            not_fetched=self._not_fetched,
+            written=self._written,
+            not_written=self._not_written,
+            dirty=self._dirty,
+        )
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until nothing is under way; False when the time is over first."""
+        _check_number("timeout_s", timeout_s, 0.0, 3600.0)
+        until = time.monotonic() + timeout_s
+        while not self._settle():
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_POLL_S)
+        return True
+
+    def close(self) -> None:
+        """Wait for what is under way, as long as writes may take. Idempotent."""
+        self.flush(self._write_timeout_s)
+
+    def __enter__(self) -> KVCache:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+    def _follow(self, operation: _O) -> _O:
+        if not operation.settle():
+            with self._lock:
+                self._open.append(operation)
+        return operation
+
+    def _settle(self) -> bool:
+        """Take what operations have finished; True when none is left."""
+        with self._lock:
+            operations = list(self._open)
+        over = {id(operation) for operation in operations if operation.settle()}
+        with self._lock:
+            self._open = [operation for operation in self._open if id(operation) not in over]
+            return not self._open
+
+    def _write_behind(self, hashes: HashArray, reservation: Reservation) -> None:
+        """Writes what was published just now. What lies below blocks that others still bring can
+        not be pinned yet, and is left out."""
+        if self._store is None or len(reservation.block_ids) == 0:
+            return
+        lease = self._cache.retain(hashes[: reservation.new_positions[-1] + 1])
+        wanted = len(reservation.block_ids)
+        with self._lock:
+            num_blocks = min(
+                int(np.searchsorted(reservation.new_positions, lease.num_blocks)),
+                self._max_dirty_blocks - self._dirty,
+            )
+            self._not_written += wanted - num_blocks
+            self._dirty += num_blocks
+        if num_blocks == 0:
+            return lease.release()
+        batch = self._store.put_from(
+            hashes[reservation.new_positions[:num_blocks]],
+            self._slab,
+            reservation.block_ids[:num_blocks],
+            self._write_timeout_s,
+        )
+        self._follow(Write(batch, lease, self._count_write))
+
+    def _count_fetch(self, fetched: int, not_fetched: int) -> None:
+        with self._lock:
+            self._fetched += fetched
+            self._not_fetched += not_fetched
+
+    def _count_write(self, written: int, not_written: int) -> None:
+        with self._lock:
+            self._dirty -= written + not_written
+            self._written += written
+            self._not_written += not_written
+
+
+def _check_number(name: str, value: float, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value!r}")
