@@ -343,11 +343,10 @@ class KVCache:
             self._dirty += num_blocks
         if num_blocks == 0:
             return lease.release()
+        # The lease's ids: what was published may have left and come back elsewhere since.
+        positions = reservation.new_positions[:num_blocks]
         batch = self._store.put_from(
-            hashes[reservation.new_positions[:num_blocks]],
-            self._slab,
-            reservation.block_ids[:num_blocks],
-            self._write_timeout_s,
+            hashes[positions], self._slab, lease.block_ids[positions], self._write_timeout_s
         )
         self._follow(Write(batch, lease, self._count_write))
 

@@ -159,6 +159,23 @@ def test_a_block_stays_until_its_last_lease_is_released() -> None:
     assert cache.match(hashes_of([1, 1])) == 0
 
 
+def test_a_shared_lease_pins_by_itself() -> None:
+    cache = PrefixCache(4, "lru")
+    put(cache, hashes_of([1, 2]))
+    first = cache.acquire(hashes_of([1, 2]))
+    second = first.share()
+    assert second.block_ids.tolist() == first.block_ids.tolist()
+    assert cache.stats().num_leases == 2
+    first.release()
+    assert first.share().num_blocks == 0
+    put(cache, hashes_of([5, 6, 7, 8]))
+    assert cache.match(hashes_of([1, 2])) == 2
+    second.release()
+    assert cache.stats().num_leases == 0
+    put(cache, hashes_of([5, 6, 7, 8]))
+    assert cache.match(hashes_of([1, 2])) == 0
+
+
 def test_a_lease_may_be_released_twice() -> None:
     cache = PrefixCache(4)
     put(cache, hashes_of([1, 2]))

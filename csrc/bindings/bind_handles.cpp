@@ -13,6 +13,15 @@ constexpr const char* kLeaseDoc =
 
 Released by `release`, at the end of a ``with`` block, or when it is dropped. Thread safe.)";
 
+constexpr const char* kShareDoc =
+    R"(Another lease of the same blocks, which pins them when this one is released.
+
+Pins nothing when this one was released before. Not a use of the blocks, and no pin that counts.
+
+Returns
+-------
+Lease)";
+
 constexpr const char* kReservationDoc = R"(Places for the blocks that a request brings.
 
 Fill the blocks `block_ids`, then `commit` them. What is not committed at the end of a ``with``
@@ -47,6 +56,7 @@ void register_lease(py::module_& module) {
             return borrowed_array<uint32_t>(ids.data(), ids.size(), self);
           },
           "uint32[num_blocks]: where they are, from the chain's start.")
+      .def("share", &Lease::share, kShareDoc)
       .def("release", &Lease::release, "Unpins the blocks. Idempotent.")
       .def("__enter__", [](py::object self) { return self; })
       .def("__exit__", [](Lease& self, const py::args&) { self.release(); })

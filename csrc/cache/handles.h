@@ -21,6 +21,10 @@ class Lease {
 
   const std::vector<BlockId>& block_ids() const noexcept { return block_ids_; }
 
+  // Another lease of the same blocks, none when this one was released; no use, and no pin that
+  // counts.
+  Lease share() const noexcept;
+
   // Idempotent.
   void release() noexcept;
 

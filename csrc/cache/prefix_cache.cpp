@@ -198,6 +198,16 @@ void PrefixCache::remove(SpanId id) noexcept {
   }
 }
 
+Lease Lease::share() const noexcept {
+  Lease lease(cache_);
+  std::lock_guard lock(cache_->mutex_);
+  if (last_ == kRootSpan) return lease;
+  cache_->hold(lease.last_ = last_);
+  ++cache_->num_leases_;
+  lease.block_ids_ = block_ids_;
+  return lease;
+}
+
 void Lease::release() noexcept {
   if (cache_ == nullptr) return;  // moved from
   std::lock_guard lock(cache_->mutex_);
