@@ -34,8 +34,9 @@ bool Batch::wait_quiet(Clock::time_point until) const {
   return changed_.wait_until(lock, until, [this] { return num_held_ == 0; });
 }
 
-std::vector<Outcome> Batch::outcomes() const {
+std::vector<Outcome> Batch::outcomes() {
   std::lock_guard lock(mutex_);
+  if (Clock::now() >= deadline_) decide_pending(Outcome::kTimedOut);
   return outcomes_;
 }
 

@@ -38,7 +38,7 @@ class Batch {
   void cancel();
   bool is_quiet() const;
   bool wait_quiet(Clock::time_point until) const;
-  std::vector<Outcome> outcomes() const;  // pending ones among them, before wait()
+  std::vector<Outcome> outcomes();  // none is pending once the deadline is over
 
   // For the store.
   // Whether there is still something to do for a key; after that the store may use its memory.
