@@ -20,6 +20,8 @@ except ImportError as error:
         "kvcore's native modules are not built for this Python; build them with: pip install ."
     ) from error
 from kvcore.hashing import BlockHasher, Namespace, fold
+from kvcore.shared_slab import SharedSlab
+from kvcore.slabs import HostSlab
 
 __version__ = "0.1.0"
 
@@ -30,12 +32,14 @@ __all__ = [
     "BlockState",
     "CacheStats",
     "Evicted",
+    "HostSlab",
     "Lease",
     "MissRatioCurve",
     "Namespace",
     "PrefixCache",
     "RequestInfo",
     "Reservation",
+    "SharedSlab",
     "TenantQuota",
     "TenantStats",
     "fold",

@@ -1,4 +1,5 @@
 #include <stdexcept>
+#include <system_error>
 
 #include "bindings/register.h"
 
@@ -12,6 +13,8 @@ void translate(std::exception_ptr exception) {
     error.set_error();
   } catch (const std::invalid_argument& error) {
     PyErr_SetString(PyExc_ValueError, error.what());
+  } catch (const std::system_error& error) {
+    PyErr_SetObject(PyExc_OSError, pybind11::make_tuple(error.code().value(), error.what()).ptr());
   } catch (const std::runtime_error& error) {
     PyErr_SetString(PyExc_RuntimeError, error.what());
   } catch (const std::logic_error& error) {
@@ -31,4 +34,5 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   kvcore::bindings::register_cache(module);
   kvcore::bindings::register_sim(module);
   kvcore::bindings::register_curve(module);
+  kvcore::bindings::register_slab(module);
 }

@@ -12,5 +12,6 @@ void register_handles(pybind11::module_& module);
 void register_cache(pybind11::module_& module);
 void register_sim(pybind11::module_& module);
 void register_curve(pybind11::module_& module);
+void register_slab(pybind11::module_& module);
 
 }  // namespace kvcore::bindings

@@ -6,15 +6,9 @@
 
 #include "copy/layout.h"
 #include "copy/paged_layout.h"
+#include "slab/slab_span.h"
 
 namespace kvcore {
-
-// Memory cut into equal blocks, lent by its owner.
-struct SlabSpan {
-  uint64_t data = 0;
-  uint64_t block_bytes = 0;  // from one block to the next
-  uint32_t num_blocks = 0;
-};
 
 // Which blocks of a paged cache and of a slab belong together; made once, used for as many copies
 // in both directions as wanted. All that could go wrong is found here: a copy cannot leave either

@@ -1,0 +1,167 @@
+"""Slabs: equal blocks in one mapping, seen by arrays and tensors without a copy."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kvcore import HostSlab
+
+PAGE = 4096
+HUGE_PAGE = 2 << 20
+
+
+@pytest.mark.parametrize(
+    ("block_bytes", "stride"), [(1, 64), (63, 64), (64, 64), (65, 128), (100, 128), (4096, 4096)]
+)
+def test_blocks_are_apart_and_aligned(block_bytes: int, stride: int) -> None:
+    slab = HostSlab(5, block_bytes)
+    blocks = slab.numpy()
+    assert (slab.num_blocks, slab.block_bytes, slab.stride_bytes) == (5, block_bytes, stride)
+    assert blocks.shape == (5, block_bytes)
+    assert blocks.strides == (stride, 1)
+    assert blocks.ctypes.data % HUGE_PAGE == 0
+    assert slab.nbytes == HUGE_PAGE
+    assert not blocks.any()
+    blocks[:] = np.arange(5)[:, None]
+    assert np.array_equal(slab.numpy(), blocks)
+
+
+@pytest.mark.parametrize("huge_pages", ["off", "try"])
+@pytest.mark.parametrize("threads", [1, 3, 200])
+def test_all_pages_are_there(huge_pages: str, threads: int) -> None:
+    slab = HostSlab(9, 1 << 20, huge_pages=huge_pages, threads=threads)
+    pages = slab.nbytes // PAGE
+    present = (ctypes.c_ubyte * pages)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    address = ctypes.c_void_p(slab.numpy().ctypes.data)
+    assert libc.mincore(address, ctypes.c_size_t(slab.nbytes), present) == 0
+    assert slab.nbytes == 10 << 20
+    assert sum(flag & 1 for flag in present) == pages
+
+
+def test_memory_may_be_of_one_node() -> None:
+    slab = HostSlab(1, 100, numa_node=0)
+    slab.numpy()[:] = 1
+    with pytest.raises(ValueError, match="numa_node must be a node of this machine .* got 1000"):
+        HostSlab(1, 100, numa_node=1000)
+
+
+def test_huge_pages_that_are_not_there_are_an_error() -> None:
+    if int(Path("/proc/sys/vm/nr_hugepages").read_text()) > 0:
+        pytest.skip("this machine has huge pages in reserve")
+    with pytest.raises(OSError, match="vm.nr_hugepages"):
+        HostSlab(1, 100, huge_pages="require")
+
+
+# --- Views --------------------------------------------------------------------------------------
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+
+def test_views_keep_the_memory_and_nothing_else_does() -> None:
+    def make() -> Any:
+        return HostSlab(64, 1 << 20)
+
+    before = resident_bytes()
+    view = np.asarray(make())[3:5, 7:9]
+    gc.collect()
+    assert resident_bytes() - before > 50 << 20
+    view[:] = 5
+    assert view.tolist() == [[5, 5], [5, 5]]
+    del view
+    assert resident_bytes() - before < 10 << 20
+
+
+def test_blocks_have_any_type_and_shape() -> None:
+    slab = HostSlab(3, 96)
+    view = slab.view(np.float32, (2, 3, 4))
+    assert view.shape == (3, 2, 3, 4)
+    view[2, 1, 2, 3] = 1.5
+    assert slab.numpy()[2, -4:].view(np.float32)[0] == 1.5
+    with pytest.raises(ValueError, match=r"must make 96 bytes.* got float32\[5\] of 20"):
+        slab.view(np.float32, (5,))
+
+
+def test_arrays_share_the_memory() -> None:
+    slab = HostSlab(3, 100)
+    for view in (np.asarray(slab), np.from_dlpack(slab)):
+        assert np.shares_memory(view, slab.numpy())
+        assert view.shape == (3, 100)
+    assert slab.__dlpack_device__() == (1, 0)
+
+
+def test_tensors_share_the_memory() -> None:
+    torch = pytest.importorskip("torch")
+    slab = HostSlab(3, 100)
+    for tensor in (slab.torch(), torch.from_dlpack(slab)):
+        tensor[1, 2] = 9
+        assert slab.numpy()[1, 2] == 9
+        slab.numpy()[1, 2] = 0
+        assert tensor[1, 2] == 0
+
+
+# --- Wrong calls --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((0, 64), {}, "num_blocks must be an int from 1 to 1073741824, got int 0"),
+        ((2**30 + 1, 64), {}, "num_blocks must be"),
+        ((1.5, 64), {}, "num_blocks must be an int from"),
+        ((1, 0), {}, "block_bytes must be an int from 1 to"),
+        ((1, 2**46 + 1), {}, "block_bytes must be an int from 1 to"),
+        ((2**30, 2**20), {}, "num_blocks must be at most 67108864 of 1048576 bytes each"),
+        ((1, 64), {"huge_pages": "yes"}, "huge_pages must be 'off', 'try' or 'require', got"),
+        ((1, 64), {"huge_pages": True}, "huge_pages must be a str"),
+        ((1, 64), {"numa_node": -1}, "numa_node must be an int from 0 to 1023, got int -1"),
+        ((1, 64), {"threads": 0}, "threads must be an int from 1 to 256, got int 0"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    arguments: tuple[Any, Any], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        HostSlab(*arguments, **options)
+
+
+def test_more_memory_than_there_is_is_an_error() -> None:
+    with pytest.raises(OSError, match="cannot (reserve|map|get)"):
+        HostSlab(1 << 20, 1 << 26, huge_pages="off")
+
+
+def test_a_slab_can_be_pinned_only_where_a_device_is() -> None:
+    slab = HostSlab(1, 64)
+    assert not slab.is_pinned
+    from kvcore import cuda
+
+    if cuda.available():
+        slab.pin()
+        slab.pin()
+        assert slab.is_pinned
+    else:
+        with pytest.raises(RuntimeError, match="CUDA"):
+            slab.pin()
+        assert not slab.is_pinned
+
+
+def test_slabs_are_made_in_threads() -> None:
+    slabs: list[HostSlab] = []
+    threads = [
+        threading.Thread(target=lambda: slabs.append(HostSlab(4, 1 << 20))) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    addresses = sorted(slab.numpy().ctypes.data for slab in slabs)
+    assert all(b - a >= 4 << 20 for a, b in zip(addresses, addresses[1:], strict=False))
