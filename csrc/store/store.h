@@ -54,6 +54,10 @@ class Store {
   virtual std::shared_ptr<Batch> contains(std::span<const BlockHash> keys, Deadline deadline) = 0;
   virtual std::shared_ptr<Batch> remove(std::span<const BlockHash> keys, Deadline deadline) = 0;
 
+  // How many values, from the first key on, are there as far as the store knows without asking
+  // anybody. Does no input or output; a promise of nothing.
+  virtual size_t match(std::span<const BlockHash> keys) const = 0;
+
   virtual uint64_t value_bytes() const noexcept = 0;
   virtual StoreStats stats() const = 0;
 };

@@ -26,8 +26,8 @@ Numbers = npt.NDArray[np.int64]
 # libCacheSim's oracleGeneral trace; the next access is not known.
 _REQUEST = np.dtype([("time", "<u4"), ("id", "<u8"), ("size", "<u4"), ("next_access", "<i8")])
 _UNKNOWN = -2
-# Our policies by the name of libCacheSim's; what reads the paper otherwise is told with it. Its LRUK
-# never forgets: at 10 M blocks it takes 1 KB a block and does not give it back.
+# Our policies by the name of libCacheSim's; what reads the paper otherwise is told with it. Its
+# LRUK never forgets: at 10 M blocks it takes 1 KB a block and does not give it back.
 _SIMULATED = {
     "arc": "ARC",
     "fifo": "FIFO",
