@@ -52,15 +52,24 @@ BatchedCopy::BatchedCopy(const Pieces& pieces) : first_of_plane_(pieces.first_of
   }
 }
 
-bool BatchedCopy::takes(cudaStream_t stream) {
-  return stream != nullptr && stream != cudaStreamLegacy && !is_capturing(stream);
-}
-
 void BatchedCopy::enqueue(Direction direction, uint32_t first_plane, uint32_t num_planes,
                           cudaStream_t stream) {
   const size_t first = first_of_plane_[first_plane];
   const size_t count = first_of_plane_[first_plane + num_planes] - first;
   if (count == 0) return;
+  if (stream != nullptr && stream != cudaStreamLegacy) {
+    enqueue_runs(direction, first, count, stream);
+    return;
+  }
+  both_.record(stream);
+  both_.hold(side_.get());
+  enqueue_runs(direction, first, count, side_.get());
+  both_.record(side_.get());
+  both_.hold(stream);
+}
+
+void BatchedCopy::enqueue_runs(Direction direction, size_t first, size_t count,
+                               cudaStream_t stream) {
   const bool gathers = direction == Direction::kGather;
   uint64_t* from = (gathers ? paged_ : slab_).data() + first;
   uint64_t* to = (gathers ? slab_ : paged_).data() + first;

@@ -1,6 +1,7 @@
 #include "copy/cuda/cuda_transfer.h"
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 #include <thread>
 
@@ -16,11 +17,9 @@ constexpr std::chrono::microseconds kLongestNap{500};
 
 [[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument(message); }
 
-bool is_pending(cudaError_t error) {
-  if (error == cudaSuccess) return false;
-  if (error != cudaErrorNotReady) check_cuda(error, "cudaEventQuery");
-  cudaGetLastError();
-  return true;
+// Steps may end on two streams, so the last one's event alone does not do.
+bool have_passed(const std::vector<Event>& events) {
+  return std::ranges::none_of(events, [](const Event& event) { return event.is_pending(); });
 }
 
 }  // namespace
@@ -30,11 +29,10 @@ void CudaHandle::wait_layer(uint32_t layer, cudaStream_t stream) const {
   (*events_)[layer / layers_a_step_].hold(stream);
 }
 
-// Steps may end on two streams, so the last one's event alone does not do.
 bool CudaHandle::is_done() const {
+  BesideCaptures beside;
   DeviceGuard guard(device_);
-  return std::ranges::none_of(
-      *events_, [](const Event& event) { return is_pending(cudaEventQuery(event.get())); });
+  return have_passed(*events_);
 }
 
 bool CudaHandle::wait(std::chrono::steady_clock::time_point until) const {
@@ -49,6 +47,7 @@ bool CudaHandle::wait(std::chrono::steady_clock::time_point until) const {
 CudaTransfer::CudaTransfer(std::shared_ptr<CudaDevice> device, TransferPlan plan,
                            std::optional<DevicePath> path, uint32_t max_thread_blocks)
     : device_(std::move(device)), plan_(std::move(plan)) {
+  BesideCaptures beside;
   DeviceGuard guard(device_->number());
   find_places();
   choose(path, max_thread_blocks);
@@ -62,9 +61,10 @@ CudaTransfer::CudaTransfer(std::shared_ptr<CudaDevice> device, TransferPlan plan
 
 CudaTransfer::~CudaTransfer() {
   try {
+    BesideCaptures beside;
     DeviceGuard guard(device_->number());
-    if (latest_) {
-      for (const Event& event : *latest_) cudaEventSynchronize(event.get());
+    for (const auto& set : events_) {
+      for (const Event& event : *set) cudaEventSynchronize(event.get());
     }
     staged_.reset();
     arrays_.reset();
@@ -130,10 +130,12 @@ void CudaTransfer::upload() {
   const CopyView view = plan_.view();
   const size_t bases_bytes = view.num_planes * sizeof(uint64_t);
   const size_t blocks_bytes = view.num_blocks * sizeof(uint32_t);
-  arrays_.emplace(device_, bases_bytes + 2 * blocks_bytes);
-  arrays_->write(0, view.plane_bases, bases_bytes);
-  arrays_->write(bases_bytes, view.paged_blocks, blocks_bytes);
-  arrays_->write(bases_bytes + blocks_bytes, view.slab_blocks, blocks_bytes);
+  std::vector<std::byte> all(bases_bytes + 2 * blocks_bytes);
+  std::memcpy(all.data(), view.plane_bases, bases_bytes);
+  std::memcpy(all.data() + bases_bytes, view.paged_blocks, blocks_bytes);
+  std::memcpy(all.data() + bases_bytes + blocks_bytes, view.slab_blocks, blocks_bytes);
+  arrays_.emplace(device_, all.size());
+  arrays_->write(0, all.data(), all.size());
 }
 
 CopyView CudaTransfer::device_view(uint32_t first_layer, uint32_t num_layers) const noexcept {
@@ -147,12 +149,14 @@ CopyView CudaTransfer::device_view(uint32_t first_layer, uint32_t num_layers) co
   return view;
 }
 
-// A set that no handle has any more, so that a copy in the long run makes no new ones.
+// A set that has passed and that no handle has any more, so that in the long run no copy makes new
+// ones. What is not done stays here, so that we know it when we die.
 std::shared_ptr<std::vector<Event>> CudaTransfer::unused_events(size_t count) {
+  auto is_free = [](const auto& set) { return set.use_count() == 1 && have_passed(*set); };
   for (auto& set : events_) {
-    if (set.use_count() == 1 && set->size() == count) return set;
+    if (set->size() == count && is_free(set)) return set;
   }
-  std::erase_if(events_, [](const auto& set) { return set.use_count() == 1; });
+  std::erase_if(events_, is_free);
   return events_.emplace_back(std::make_shared<std::vector<Event>>(count));
 }
 
@@ -161,13 +165,17 @@ std::unique_ptr<CudaHandle> CudaTransfer::copy(Direction direction, cudaStream_t
   const uint32_t num_layers = plan_.layout().num_layers();
   KV_CHECK(layers_a_step > 0);
   std::lock_guard lock(mutex_);
+  BesideCaptures beside;
   DeviceGuard guard(device_->number());
   const bool captured = is_capturing(stream);
   // One ring, one copy at a time, whatever streams they are on.
   if (staged_ && latest_ && !captured) {
     for (const Event& event : *latest_) event.hold(stream);
   }
-  auto events = unused_events((num_layers + layers_a_step - 1) / layers_a_step);
+  const size_t num_steps = (num_layers + layers_a_step - 1) / layers_a_step;
+  // Events of a capture never pass, and replays are no business of ours.
+  auto events =
+      captured ? std::make_shared<std::vector<Event>>(num_steps) : unused_events(num_steps);
   if (staged_) staged_->begin(stream);
   for (uint32_t first = 0, step = 0; first < num_layers; first += layers_a_step, ++step) {
     const uint32_t layers = std::min(layers_a_step, num_layers - first);
@@ -187,7 +195,7 @@ cudaStream_t CudaTransfer::enqueue(Direction direction, uint32_t first_layer, ui
     return staged_->enqueue(view, plan_.view(first_layer, num_layers), direction, word_bytes_,
                             thread_blocks_, stream);
   }
-  if (batched_ && BatchedCopy::takes(stream)) {
+  if (batched_ && !is_capturing(stream)) {
     const uint32_t first_plane = first_layer * plan_.layout().planes_a_layer();
     batched_->enqueue(direction, first_plane, view.num_planes, stream);
   } else if (path_ == DevicePath::kBulk) {

@@ -46,10 +46,12 @@ class CudaHandle {
 // Copies between a paged cache in the memory of a device and a slab in that memory or in pinned
 // host memory. Made once and used often: ids, bases and whatever a path needs are allocated here,
 // so copy() allocates nothing on the device, waits for nothing, and may be captured in a graph.
-// (Replays of a staged copy must not overlap: they share one ring.)
+// (A staged copy that is replayed must not overlap with other copies of its transfer: they share
+// one ring. A captured copy by the copy engine is made by the load/store kernel.)
 //
 // Owns its device arrays, events and ring, and none of the memory that it copies. Dying waits for
-// copies under way. Thread safe; copies of one transfer run one after another.
+// copies under way, which replays are not. Thread safe; copies of one transfer run one after
+// another.
 class CudaTransfer {
  public:
   // Throws std::invalid_argument where memory is not where it has to be or the path cannot do the

@@ -39,6 +39,19 @@ class DeviceGuard {
   int before_ = 0;
 };
 
+// While any thread captures a graph, calls that might have belonged into it are refused to all
+// threads, and spoil it. Ours never belong there.
+class BesideCaptures {
+ public:
+  BesideCaptures() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~BesideCaptures() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  BesideCaptures(const BesideCaptures&) = delete;
+  BesideCaptures& operator=(const BesideCaptures&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
 // An event without times, of the device that was current when it was made.
 class Event {
  public:
@@ -51,6 +64,12 @@ class Event {
 
   cudaEvent_t get() const noexcept { return event_; }
   void record(cudaStream_t stream) const { KV_CUDA(cudaEventRecord(event_, stream)); }
+  bool is_pending() const {
+    const cudaError_t error = cudaEventQuery(event_);
+    if (error != cudaErrorNotReady) check_cuda(error, "cudaEventQuery");
+    cudaGetLastError();
+    return error == cudaErrorNotReady;
+  }
   // What is enqueued on `stream` later runs after the last record of this event.
   void hold(cudaStream_t stream) const { KV_CUDA(cudaStreamWaitEvent(stream, event_, 0)); }
 
