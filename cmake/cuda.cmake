@@ -74,7 +74,8 @@ if(KVCORE_WITH_CUDA)
 
   file(GLOB KVCORE_CUDA_SOURCES CONFIGURE_DEPENDS
     csrc/copy/cuda/*.cu csrc/copy/cuda/*.cpp csrc/bindings/cuda/*.cpp)
-  pybind11_add_module(_cuda ${KVCORE_CUDA_SOURCES} csrc/bindings/arguments.cpp)
+  pybind11_add_module(_cuda ${KVCORE_CUDA_SOURCES} csrc/bindings/arguments.cpp
+    csrc/bindings/plan_argument.cpp)
   list(TRANSFORM KVCORE_CUDA_ARCHITECTURES REPLACE "^([0-9]+)$" "sm_\\1 compute_\\1"
     OUTPUT_VARIABLE architectures)
   list(TRANSFORM architectures REPLACE "^([0-9]+)-real$" "sm_\\1")

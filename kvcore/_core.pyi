@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
+
+from kvcore.planes import PlanNumbers
 
 class BlockHasher:
     """Chained hashes of packed tokens; kvcore.BlockHasher wraps it."""
@@ -194,3 +196,5 @@ class MissRatioCurve:
     def rate(self) -> float: ...
     @property
     def memory_bytes(self) -> int: ...
+
+def plan_word_bytes(**numbers: Unpack[PlanNumbers]) -> int: ...

@@ -11,4 +11,5 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   kvcore::bindings::register_cache(module);
   kvcore::bindings::register_sim(module);
   kvcore::bindings::register_curve(module);
+  kvcore::bindings::register_plan(module);
 }

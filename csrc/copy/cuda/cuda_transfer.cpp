@@ -22,9 +22,20 @@ bool have_passed(const std::vector<Event>& events) {
   return std::ranges::none_of(events, [](const Event& event) { return event.is_pending(); });
 }
 
+// An event cannot be waited for until a time, so this asks, at growing distances.
+template <typename IsOver>
+bool wait_until(std::chrono::steady_clock::time_point until, IsOver is_over) {
+  for (auto nap = kFirstNap; !is_over(); nap = std::min(2 * nap, kLongestNap)) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now >= until) return false;
+    std::this_thread::sleep_for(std::min<std::chrono::steady_clock::duration>(nap, until - now));
+  }
+  return true;
+}
+
 }  // namespace
 
-void CudaHandle::wait_layer(uint32_t layer, cudaStream_t stream) const {
+void CudaHandle::hold(cudaStream_t stream, uint32_t layer) const {
   DeviceGuard guard(device_);
   (*events_)[layer / layers_a_step_].hold(stream);
 }
@@ -36,12 +47,15 @@ bool CudaHandle::is_done() const {
 }
 
 bool CudaHandle::wait(std::chrono::steady_clock::time_point until) const {
-  for (auto nap = kFirstNap; !is_done(); nap = std::min(2 * nap, kLongestNap)) {
-    const auto now = std::chrono::steady_clock::now();
-    if (now >= until) return false;
-    std::this_thread::sleep_for(std::min<std::chrono::steady_clock::duration>(nap, until - now));
-  }
-  return true;
+  return wait_until(until, [this] { return is_done(); });
+}
+
+bool CudaHandle::wait_layer(uint32_t layer, std::chrono::steady_clock::time_point until) const {
+  return wait_until(until, [this, layer] {
+    BesideCaptures beside;
+    DeviceGuard guard(device_);
+    return !(*events_)[layer / layers_a_step_].is_pending();
+  });
 }
 
 CudaTransfer::CudaTransfer(std::shared_ptr<CudaDevice> device, TransferPlan plan,

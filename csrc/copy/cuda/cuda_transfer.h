@@ -31,10 +31,11 @@ class CudaHandle {
 
   uint32_t num_layers() const noexcept { return num_layers_; }
   // What is enqueued on `stream` later finds layer `layer` in place. Does not block.
-  void wait_layer(uint32_t layer, cudaStream_t stream) const;
+  void hold(cudaStream_t stream, uint32_t layer) const;
   bool is_done() const;
   // Blocks until all layers are in place, to `until` at most; whether they are.
   bool wait(std::chrono::steady_clock::time_point until) const;
+  bool wait_layer(uint32_t layer, std::chrono::steady_clock::time_point until) const;
 
  private:
   std::shared_ptr<const std::vector<Event>> events_;
