@@ -117,7 +117,7 @@ def test_the_widest_word_divides_all_addresses_and_sizes() -> None:
         ({"slab_blocks": np.array([0, 1], np.uint32)}, "slab_blocks must be as many as block_ids"),
         ({"num_layers": 3}, "layers must be at least 1, with equally many planes each"),
         ({"paged_stride": 63}, "layers must have blocks that share no byte"),
-        ({"run_bytes": 0}, "run_bytes must be from 1"),
+        ({"run_bytes": 0}, "run_bytes must be an int from 1"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:

@@ -54,7 +54,7 @@ def kernels(architecture: str) -> dict[str, list[str]]:
     found = {}
     for text in functions:
         name, _, body = text.partition("\n")
-        # "/*0010*/  @!P0 LDG.E.128.CONSTANT R4, desc[UR4][R2.64] ;": what it does is its first word.
+        # "/*0010*/  @!P0 LDG.E.128.CONSTANT R4, desc[UR4][R2.64] ;": predicate, what, with what
         pattern = r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)"
         found[name.strip()] = re.findall(pattern, body, flags=re.M)
     return found
