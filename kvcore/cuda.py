@@ -45,6 +45,18 @@ def available() -> bool:
     return why_unavailable() is None
 
 
+def runtime_version() -> str | None:
+    """The CUDA that the module was built with, as ``13.0``."""
+    native = _module()
+    return _dotted(native.RUNTIME_VERSION) if native else None
+
+
+def driver_version() -> str | None:
+    """The newest CUDA that the machine's driver knows, as ``13.0``."""
+    native = _module()
+    return _dotted(native.driver_version()) if native else None
+
+
 def devices() -> Sequence[DeviceFacts]:
     """Name, compute capability, multiprocessors and bytes of memory of each GPU."""
     native = _module()
@@ -176,6 +188,11 @@ class CudaTransfer:
     def _copy(self, direction: str, stream: object, layers_a_step: int | None) -> CudaHandle:
         step = self._num_layers if layers_a_step is None else layers_a_step
         return CudaHandle(self._native.copy(direction, stream_number(stream), step), self)
+
+
+def _dotted(version: int) -> str | None:
+    """CUDA counts 12.8 as 12080."""
+    return f"{version // 1000}.{version % 1000 // 10}" if version else None
 
 
 @cache

@@ -13,18 +13,19 @@ namespace {
 
 constexpr int64_t kMaxInt = INT64_MAX;
 
+int driver_version() {
+  int version = 0;
+  return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+}
+
 // On a machine without a device or driver this is where it shows.
 py::object why_unavailable() {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error == cudaSuccess && count > 0) return py::none();
   cudaGetLastError();
+  if (driver_version() == 0) return py::str("there is no NVIDIA driver");
   return py::str(error == cudaSuccess ? "there is no CUDA device" : cudaGetErrorString(error));
-}
-
-int driver_version() {
-  int version = 0;
-  return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
 }
 
 py::list devices() {
