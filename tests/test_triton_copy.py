@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from models.paged_memory import PagedMemory
 
 import kvcore
-from kvcore.planes import SlabMemory
 
 torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
@@ -23,7 +23,6 @@ triton = pytest.importorskip("triton")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 Bytes = npt.NDArray[np.uint8]
-GUARD = 0xA5
 
 
 def load_module(interpreted: bool) -> ModuleType:
@@ -47,38 +46,23 @@ def triton_copy() -> Iterator[ModuleType]:
         yield load_module(interpreted=True)
 
 
-class Memory:
-    """A paged cache and a slab of random bytes, `misaligned` bytes off, with guards in the gaps."""
+def memory_of(planes: int, layers: int, run_bytes: int, misaligned: int, gap: int) -> PagedMemory:
+    random = np.random.default_rng(run_bytes)
 
-    def __init__(
-        self, seed: int, planes: int, layers: int, run_bytes: int, misaligned: int, gap: int
-    ) -> None:
-        random = np.random.default_rng(seed)
-        self.num_layers, self.num_blocks, self.run_bytes = layers, 7, run_bytes
-        self.block_stride = run_bytes + gap
-        size = self.num_blocks * self.block_stride
-        self.paged = random.integers(0, 256, misaligned + planes * size, np.uint8)
-        self.slab_stride = planes * run_bytes + gap
-        self.slab = np.full(misaligned + 6 * self.slab_stride, GUARD, np.uint8)
-        self.misaligned = misaligned
-        offsets = np.uint64(misaligned) + np.arange(planes, dtype=np.uint64) * np.uint64(size)
-        self.plane_bases = np.uint64(self.paged.ctypes.data) + offsets
-        self.block_ids = random.permutation(self.num_blocks)[:5]
-        self.slab_blocks = random.permutation(6)[:5]
+    def new(num_bytes: int) -> tuple[Bytes, int]:
+        buffer = random.integers(0, 256, num_bytes, np.uint8)
+        return buffer, buffer.ctypes.data
 
-    def slab_memory(self) -> SlabMemory:
-        return SlabMemory(self.slab.ctypes.data + self.misaligned, self.slab_stride, 6, self.slab)
-
-    def copies(self) -> Iterator[tuple[slice, slice]]:
-        """Where each run is in `paged` and in `slab`, by a naive loop."""
-        for block, place in zip(self.block_ids, self.slab_blocks, strict=True):
-            for plane, base in enumerate(self.plane_bases):
-                paged = int(base) - self.paged.ctypes.data + int(block) * self.block_stride
-                packed = self.misaligned + int(place) * self.slab_stride + plane * self.run_bytes
-                yield (
-                    slice(paged, paged + self.run_bytes),
-                    slice(packed, packed + self.run_bytes),
-                )
+    return PagedMemory(
+        random,
+        new,
+        new,
+        planes=planes,
+        layers=layers,
+        run_bytes=run_bytes,
+        misaligned=misaligned,
+        gap=gap,
+    )
 
 
 SHAPES = [
@@ -105,13 +89,13 @@ def test_copies_are_those_of_a_naive_loop(
     gap: int,
     layers_a_step: int | None,
 ) -> None:
-    memory = Memory(run_bytes, planes, layers, run_bytes, misaligned, gap)
+    memory = memory_of(planes, layers, run_bytes, misaligned, gap)
     transfer = triton_copy.TritonTransfer(
-        memory, memory.slab_memory(), memory.block_ids, memory.slab_blocks, device="cpu"
+        memory, memory.slab_memory, memory.block_ids, memory.slab_blocks, device="cpu"
     )
     assert transfer.bytes == 5 * planes * run_bytes
     expected = memory.slab.copy()
-    for paged, packed in memory.copies():
+    for paged, packed in memory.runs():
         expected[packed] = memory.paged[paged]
     paged_before = memory.paged.copy()
     handle = transfer.gather(layers_a_step=layers_a_step)
@@ -121,30 +105,31 @@ def test_copies_are_those_of_a_naive_loop(
 
     memory.slab[:] = np.random.default_rng(1).integers(0, 256, memory.slab.size, np.uint8)
     expected = memory.paged.copy()
-    for paged, packed in memory.copies():
+    for paged, packed in memory.runs():
         expected[paged] = memory.slab[packed]
     assert transfer.scatter(layers_a_step=layers_a_step).done()
     assert np.array_equal(memory.paged, expected)
 
 
 def test_nothing_to_copy_is_done_at_once(triton_copy: ModuleType) -> None:
-    memory = Memory(0, 2, 1, 64, 0, 0)
-    transfer = triton_copy.TritonTransfer(memory, memory.slab_memory(), [], [], device="cpu")
+    memory = memory_of(2, 1, 64, 0, 0)
+    transfer = triton_copy.TritonTransfer(memory, memory.slab_memory, [], [], device="cpu")
     assert transfer.bytes == 0
     assert transfer.gather().done()
 
 
 def test_bad_arguments_are_named_before_anything_moves(triton_copy: ModuleType) -> None:
-    memory = Memory(0, 2, 2, 64, 0, 0)
+    memory = memory_of(2, 2, 64, 0, 0)
+    before = memory.slab.copy()
     make = triton_copy.TritonTransfer
     with pytest.raises(ValueError, match="block_ids must be below 7, got 7"):
-        make(memory, memory.slab_memory(), [7], [0], device="cpu")
+        make(memory, memory.slab_memory, [7], [0], device="cpu")
     with pytest.raises(ValueError, match="max_programs must be an int of at least 0, got -1"):
-        make(memory, memory.slab_memory(), [1], [0], device="cpu", max_programs=-1)
-    transfer = make(memory, memory.slab_memory(), [1], [0], device="cpu")
+        make(memory, memory.slab_memory, [1], [0], device="cpu", max_programs=-1)
+    transfer = make(memory, memory.slab_memory, [1], [0], device="cpu")
     with pytest.raises(ValueError, match="layers_a_step must be an int of at least 1, got 0"):
         transfer.gather(layers_a_step=0)
-    assert (memory.slab == GUARD).all()
+    assert np.array_equal(memory.slab, before)
     with pytest.raises(ValueError, match="layer must be from 0 to 1, got 2"):
         transfer.gather().wait_layer(2)
 
