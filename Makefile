@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV := .venv
 KVCORE := $(VENV)/bin/kvcore
-SOURCES := $(shell find csrc third_party -type f) CMakeLists.txt pyproject.toml scripts/setup.sh
+SOURCES := $(shell find csrc third_party cmake -type f) CMakeLists.txt pyproject.toml scripts/setup.sh
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint test-cpp test-sanitizers test-bugs bench clean

@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
+
+from kvcore.planes import PlanNumbers
 
 class BlockHasher:
     """Chained hashes of packed tokens; kvcore.BlockHasher wraps it."""
@@ -222,3 +224,5 @@ class HostMemory:
     def is_pinned(self) -> bool: ...
     def numpy(self) -> npt.NDArray[np.uint8]: ...
     def pin(self, pinning: object) -> None: ...
+
+def plan_word_bytes(**numbers: Unpack[PlanNumbers]) -> int: ...

@@ -55,4 +55,7 @@ if [ "$extra" = "[test]" ]; then
   # The peer that ARC is compared with; there are wheels for most machines, not for all.
   "${pip[@]}" install -q --only-binary libcachesim "libcachesim==0.3.5" ||
     echo "setup: no wheel of libcachesim for this machine; the comparison with it will be skipped" >&2
+  # Interprets and compiles the portable kernels, and brings the disassembler for the CUDA ones.
+  "${pip[@]}" install -q --only-binary triton --no-deps "triton==3.9.0" ||
+    echo "setup: no wheel of triton for this machine; tests of GPU code will be skipped" >&2
 fi

@@ -11,6 +11,7 @@ void register_tenants(pybind11::module_& module);
 void register_handles(pybind11::module_& module);
 void register_cache(pybind11::module_& module);
 void register_sim(pybind11::module_& module);
+void register_plan(pybind11::module_& module);
 void register_curve(pybind11::module_& module);
 void register_slab(pybind11::module_& module);
 

@@ -25,6 +25,7 @@ class TransferPlan {
   CopyView view() const noexcept { return view(0, layout_.num_layers()); }
 
   const PagedLayout& layout() const noexcept { return layout_; }
+  const SlabSpan& slab() const noexcept { return slab_; }
   uint32_t num_blocks() const noexcept { return static_cast<uint32_t>(paged_blocks_.size()); }
   uint64_t bytes() const noexcept { return num_blocks() * layout_.block_bytes(); }
 
