@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,8 +34,7 @@ def ours(gpu: Gpu, job: Job, direction: str, stream: Any, cap: int = 0) -> list[
             transfer = job.transfer(gpu, path=path, max_thread_blocks=cap)
         except ValueError:
             continue
-        copy = getattr(transfer, direction)
-        found.append(Contender(path, lambda copy=copy: copy(stream)))
+        found.append(Contender(path, partial(getattr(transfer, direction), stream)))
     return found
 
 

@@ -3,10 +3,10 @@
     tests/gpu/run.sh OUT_DIR                                     builds kvcore and runs it
     python -P -m benchmarks.gpu.copy OUT_DIR [--seconds S] [--dry-run]
 
-Writes OUT_DIR/copy.json and OUT_DIR/copy.txt. Contenders of a case take turns, and each one's answer
-is checked; figures are medians in GB/s of payload. The most telling cases come first, so whatever
-time there is, is well spent. (Not to be run as a script: its name would hide the standard
-library's copy.)
+Writes OUT_DIR/copy.json and OUT_DIR/copy.txt. Contenders of a case take turns, and the answer of
+each is checked; figures are medians in GB/s of payload. The most telling cases come first, so that
+time is well spent, however much there is. (Not to be run as a script: its name would hide the
+standard library's copy.)
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import monotonic, perf_counter
@@ -161,9 +162,7 @@ def _step_rows(gpu: Gpu, case: Case, pools: Pools) -> Iterator[Row]:
             stream = _stream_after_all(gpu)
             copy = getattr(job.transfer(gpu), direction)
             contenders = [
-                Contender(
-                    f"{step} a step", lambda copy=copy, step=step: copy(stream, layers_a_step=step)
-                )
+                Contender(f"{step} a step", partial(copy, stream, layers_a_step=step))
                 for step in dict.fromkeys((1, 4, case.layers))
             ]
             times = _take_turns(gpu, stream, contenders)
@@ -190,9 +189,8 @@ def _check(gpu: Gpu, job: Job, direction: str, contender: Contender) -> None:
     contender.run()
     gpu.synchronize()
     if not job.agrees(contender.by_plane):
-        raise SystemExit(
-            f"{job.case}, {direction}, {job.place}: {contender.name} copies wrong bytes"
-        )
+        where = f"{job.case}, {direction}, {job.place}"
+        raise SystemExit(f"{where}: {contender.name} copies wrong bytes")
 
 
 def _stream_after_all(gpu: Gpu) -> Any:
@@ -217,15 +215,18 @@ def _described(job: Job, direction: str) -> Row:
 
 
 def _line(row: Row) -> str:
-    parts = [f"{row['bench']:8} {row['case']:72}"]
+    lines = [f"{row['bench']}: {row['case']}"]
     if "gb_s" in row:
         ratio = "" if row["ratio"] is None else f", {row['ratio']:.2f} x the best peer"
-        parts.append(
-            f"{row['path']} {row['gb_s']:.1f} GB/s, {row['of_limit']:.0%} of the limit{ratio};"
+        lines.append(
+            f"{row['path']} {row['gb_s']:.4g} GB/s, {row['of_limit']:.1%} of the limit{ratio}; "
+            f"plan {row['plan_us']} us, enqueue {row['enqueue_us']} us"
         )
     for figures in ("paths_gb_s", "peers_gb_s", "slowdown"):
-        parts += [f"{name} {figure:.4g}," for name, figure in row.get(figures, {}).items()]
-    return " ".join(parts).rstrip(",;")
+        if figures in row:
+            named = (f"{name} = {figure:.4g}" for name, figure in row[figures].items())
+            lines.append(f"{figures}: {'; '.join(named)}")
+    return "\n    ".join(lines)
 
 
 def _rounded(figure: float) -> float:

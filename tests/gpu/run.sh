@@ -69,9 +69,8 @@ build_kvcore() {
 }
 
 # Python finds what was built before the source, and nothing in the working directory.
-in_python() {
-  PYTHONPATH="$site:$root:$root/tests" PYTHONUNBUFFERED=1 "$python" -P "$@"
-}
+path=$site:$root:$root/tests${PYTHONPATH:+:$PYTHONPATH}
+in_python() { PYTHONPATH=$path PYTHONUNBUFFERED=1 "$python" -P "$@"; }
 
 # Warnings of other packages are no failures here.
 checks() {
@@ -87,7 +86,7 @@ sanitizer() {
   : >"$out/sanitizer.txt"
   for tool in memcheck racecheck; do
     echo "--- $tool" >>"$out/sanitizer.txt"
-    PYTHONPATH="$site:$root:$root/tests" timeout 100 compute-sanitizer --tool "$tool" \
+    PYTHONPATH=$path timeout 100 compute-sanitizer --tool "$tool" \
       --error-exitcode 9 "$(command -v "$python")" -P -m pytest -q -x -p no:cacheprovider \
       -o filterwarnings=default tests/gpu -k "thread_blocks or graph or order" \
       >>"$out/sanitizer.txt" 2>&1 || status=$?
