@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -18,9 +19,12 @@ from kvcore import cuda
 from kvcore._core import plan_word_bytes
 from kvcore.planes import SlabMemory, plan_numbers
 
+_HEAD_START_CYCLES = 400_000  # 0.2 ms
+
 
 class Gpu(Protocol):
     name: str
+    device: str
     is_real: bool
     multiprocessors: int
     has_bulk: bool
@@ -37,16 +41,26 @@ class Gpu(Protocol):
     def time_us(self, stream: Any, run: Callable[[], object]) -> float:
         """From the stream's reaching `run` until all is done that it enqueued there."""
 
+    def time_both_us(self, *work: tuple[Any, Callable[[], object]]) -> list[float]:
+        """The same of several streams at once, in the order in which they are given work."""
+
     def capture(self, stream: Any, run: Callable[[], object]) -> Callable[[], None]:
         """A graph of what `run` enqueues, as a function that replays it on the current stream."""
 
     def transfer(self, *arguments: Any, **options: Any) -> Any: ...
+    def take(self, source: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> None:
+        """CuPy's take along the first axis, on the current stream."""
+
+    def memcpy(self, to: int, source: int, num_bytes: int, stream: Any) -> None:
+        """One cudaMemcpyAsync between any two places."""
 
 
 class RealGpu:
     is_real = True
+    device = "cuda:0"
 
     def __init__(self) -> None:
+        self._cupy = import_module("cupy")
         torch.cuda.init()
         properties = torch.cuda.get_device_properties(0)
         self.name = properties.name
@@ -76,13 +90,22 @@ class RealGpu:
         torch.cuda.synchronize()
 
     def time_us(self, stream: Any, run: Callable[[], object]) -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        with torch.cuda.stream(stream):
-            start.record(stream)
-            run()
-            end.record(stream)
-        end.synchronize()
-        return 1000.0 * float(start.elapsed_time(end))
+        return self.time_both_us((stream, run))[0]
+
+    def time_both_us(self, *work: tuple[Any, Callable[[], object]]) -> list[float]:
+        torch.cuda.synchronize()
+        pairs = []
+        for stream, run in work:
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            with torch.cuda.stream(stream):
+                # While the stream sleeps, what `run` enqueues gets ahead of it.
+                torch.cuda._sleep(_HEAD_START_CYCLES)
+                start.record(stream)
+                run()
+                end.record(stream)
+            pairs.append((start, end))
+        torch.cuda.synchronize()
+        return [1000.0 * float(start.elapsed_time(end)) for start, end in pairs]
 
     def capture(self, stream: Any, run: Callable[[], object]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
@@ -93,6 +116,14 @@ class RealGpu:
 
     def transfer(self, *arguments: Any, **options: Any) -> Any:
         return cuda.CudaTransfer(*arguments, **options)
+
+    def take(self, source: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> None:
+        with self._cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream):
+            self._cupy.take(*map(self._cupy.asarray, (source, rows)), 0, self._cupy.asarray(out))
+
+    def memcpy(self, to: int, source: int, num_bytes: int, stream: Any) -> None:
+        runtime = self._cupy.cuda.runtime
+        runtime.memcpyAsync(to, source, num_bytes, runtime.memcpyDefault, stream.cuda_stream)
 
 
 class _DryStream:
@@ -107,6 +138,7 @@ class _DryStream:
 
 class DryGpu:
     name = "none: a dry run on the CPU"
+    device = "cpu"
     is_real = False
     multiprocessors = 4
     has_bulk = True
@@ -134,9 +166,15 @@ class DryGpu:
         pass
 
     def time_us(self, stream: Any, run: Callable[[], object]) -> float:
-        start = perf_counter()
-        run()
-        return 1e6 * (perf_counter() - start)
+        return self.time_both_us((stream, run))[0]
+
+    def time_both_us(self, *work: tuple[Any, Callable[[], object]]) -> list[float]:
+        times = []
+        for _, run in work:
+            start = perf_counter()
+            run()
+            times.append(1e6 * (perf_counter() - start))
+        return times
 
     def capture(self, stream: Any, run: Callable[[], object]) -> Callable[[], None]:
         def replay() -> None:
@@ -146,6 +184,12 @@ class DryGpu:
 
     def transfer(self, *arguments: Any, **options: Any) -> Any:
         return _DryTransfer(*arguments, **options)
+
+    def take(self, source: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> None:
+        source.numpy().take(rows.numpy(), 0, out.numpy())
+
+    def memcpy(self, to: int, source: int, num_bytes: int, stream: Any) -> None:
+        ctypes.memmove(to, source, num_bytes)
 
 
 class _DryTransfer:
