@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, SupportsIndex, TypedDict
+from typing import Any, NamedTuple, Protocol, SupportsIndex, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ class PagedPlanes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SlabMemory:
-    """Where the blocks of a slab are: `num_blocks` blocks of `stride_bytes` from `address` on.
+    """Where the blocks of a slab are: `block_bytes` each, `stride_bytes` apart, from `address` on.
 
     Parameters
     ----------
@@ -41,6 +41,7 @@ class SlabMemory:
     """
 
     address: int
+    block_bytes: int
     stride_bytes: int
     num_blocks: int
     owner: object
@@ -58,7 +59,7 @@ class SlabMemory:
         """
         if isinstance(slab, SlabMemory):
             return slab
-        address, shape, strides, dtype = _described(slab)
+        address, shape, strides, dtype, _, _ = described("slab", slab)
         if dtype != "uint8" or len(shape) != 2 or 0 in shape:
             raise ValueError(
                 f"slab must be uint8[num_blocks, block_bytes], got {dtype}{list(shape)}"
@@ -69,7 +70,8 @@ class SlabMemory:
                 f"got strides of {strides}"
             )
         # A view may be of parts of a wider slab; the last block of it is all that need be there.
-        return SlabMemory(address, strides[0] if shape[0] > 1 else shape[1], shape[0], slab)
+        stride = strides[0] if shape[0] > 1 else shape[1]
+        return SlabMemory(address, shape[1], stride, shape[0], slab)
 
 
 class PlanNumbers(TypedDict):
@@ -93,8 +95,14 @@ def plan_numbers(
     Raises
     ------
     TypeError, ValueError
-        If ids are no integers from 0 to 2**32 - 1.
+        If ids are no integers from 0 to 2**32 - 1, or the slab's blocks too small.
     """
+    block_bytes = len(layers.plane_bases) * layers.run_bytes
+    if block_bytes > slab.block_bytes:
+        raise ValueError(
+            f"slab must have blocks of {block_bytes} bytes at least, as the layers', "
+            f"got {slab.block_bytes}"
+        )
     return {
         "plane_bases": np.ascontiguousarray(layers.plane_bases, np.uint64),
         "num_layers": layers.num_layers,
@@ -134,24 +142,47 @@ def _ids(name: str, ids: IntArray) -> npt.NDArray[np.uint32]:
     return np.ascontiguousarray(array, np.uint32)
 
 
-def _described(array: Any) -> tuple[int, tuple[int, ...], tuple[int, ...], str]:
-    """Address, shape, strides in bytes, and name of the dtype."""
+class Described(NamedTuple):
+    """Where an array or tensor has its elements; strides are in bytes."""
+
+    address: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+    itemsize: int
+    device: str
+
+
+def described(name: str, array: Any) -> Described:
+    """The memory of an array or tensor that may be written to.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it tells no address (numpy, torch, cupy and others do), or is read-only; as `name`.
+    """
     if hasattr(array, "data_ptr"):
         size = array.element_size()
-        strides = tuple(size * step for step in array.stride())
-        return array.data_ptr(), tuple(array.shape), strides, str(array.dtype).rpartition(".")[2]
-    for protocol in ("__cuda_array_interface__", "__array_interface__"):
+        return Described(
+            array.data_ptr(),
+            tuple(array.shape),
+            tuple(size * step for step in array.stride()),
+            str(array.dtype).rpartition(".")[2],
+            size,
+            str(array.device),
+        )
+    for protocol, device in (("__cuda_array_interface__", "cuda"), ("__array_interface__", "cpu")):
         interface = getattr(array, protocol, None)
         if interface is None:
             continue
         address, is_read_only = interface["data"]
         if is_read_only:
-            raise ValueError("slab must be writable, got a read-only array")
+            raise ValueError(f"{name} must be writable, got a read-only array")
         shape, dtype = tuple(interface["shape"]), np.dtype(interface["typestr"])
         strides = interface.get("strides")
         if strides is None:
             strides = tuple(
                 dtype.itemsize * int(np.prod(shape[i + 1 :])) for i in range(len(shape))
             )
-        return address, shape, tuple(strides), dtype.name
-    raise TypeError(f"slab must be a tensor or array of uint8, got {type(array).__name__}")
+        return Described(address, shape, tuple(strides), dtype.name, dtype.itemsize, device)
+    raise TypeError(f"{name} must be a tensor or array, got {type(array).__name__}")

@@ -39,7 +39,7 @@ def word_bytes(layers: Planes, memory: SlabMemory, ids: Any = (0,), slab_ids: An
 
 
 def at(address: int, stride_bytes: int = 256) -> SlabMemory:
-    return SlabMemory(address, stride_bytes, 3, None)
+    return SlabMemory(address, stride_bytes, stride_bytes, 3, None)
 
 
 def test_slab_memory_is_that_of_the_array() -> None:

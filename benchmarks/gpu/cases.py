@@ -164,6 +164,7 @@ class Job:
         slab = SlabMemory(
             self.slab.data_ptr(),
             self.case.planes * self.run_bytes,
+            self.case.planes * self.run_bytes,
             self.case.num_blocks,
             self.slab,
         )

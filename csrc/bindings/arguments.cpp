@@ -84,4 +84,16 @@ std::span<BlockHash> rows_of(py::array_t<uint8_t>& array) {
   return {reinterpret_cast<BlockHash*>(array.mutable_data()), static_cast<size_t>(array.shape(0))};
 }
 
+std::chrono::steady_clock::time_point deadline_argument(py::handle timeout_s) {
+  using Clock = std::chrono::steady_clock;
+  constexpr double kLongestWaitS = 1e9;
+  if (timeout_s.is_none()) return Clock::time_point::max();
+  const double seconds = number_argument(timeout_s, "timeout_s");
+  if (!(seconds >= 0 && seconds <= kLongestWaitS)) {
+    throw py::value_error("timeout_s must be None or from 0 to 1e9, got " + describe(timeout_s));
+  }
+  return Clock::now() +
+         std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+}
+
 }  // namespace kvcore::bindings

@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <chrono>
 #include <span>
 #include <string>
 #include <vector>
@@ -47,6 +48,9 @@ double number_argument(py::handle object, const char* argument);
 
 // A str argument; TypeError otherwise.
 std::string string_argument(py::handle object, const char* argument);
+
+// A time limit in seconds from now as the time to give up at; None waits as long as it takes.
+std::chrono::steady_clock::time_point deadline_argument(py::handle timeout_s);
 
 // A short description of a value for an error message: its type, and repr where that is short.
 std::string describe(py::handle object);

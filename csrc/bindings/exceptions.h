@@ -18,8 +18,7 @@ inline void translate(std::exception_ptr exception) {
   } catch (const std::invalid_argument& error) {
     PyErr_SetString(PyExc_ValueError, error.what());
   } catch (const std::system_error& error) {
-    PyErr_SetObject(PyExc_OSError,
-                    pybind11::make_tuple(error.code().value(), error.what()).ptr());
+    PyErr_SetObject(PyExc_OSError, pybind11::make_tuple(error.code().value(), error.what()).ptr());
   } catch (const std::runtime_error& error) {
     PyErr_SetString(PyExc_RuntimeError, error.what());
   } catch (const std::logic_error& error) {

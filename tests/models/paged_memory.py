@@ -47,7 +47,11 @@ class PagedMemory:
             planes, dtype=np.uint64
         ) * np.uint64(plane_bytes)
         self.slab_memory = SlabMemory(
-            slab_address + misaligned, self.slab_stride, NUM_SLAB_BLOCKS, self.slab
+            slab_address + misaligned,
+            planes * run_bytes,
+            self.slab_stride,
+            NUM_SLAB_BLOCKS,
+            self.slab,
         )
         self.block_ids = random.permutation(NUM_BLOCKS)[:copied]
         self.slab_blocks = random.permutation(NUM_SLAB_BLOCKS)[:copied]

@@ -10,7 +10,6 @@ namespace kvcore::bindings {
 namespace {
 
 constexpr int64_t kMaxInt = INT64_MAX;
-constexpr double kLongestWaitS = 1e9;
 // Enqueuing so many steps of one launch each takes less than 100 us and keeps the GIL.
 constexpr uint32_t kFewSteps = 8;
 
@@ -65,18 +64,6 @@ std::unique_ptr<CudaHandle> copy(CudaTransfer& self, py::handle direction, py::h
   if (one_launch_a_step && layers / step <= kFewSteps) return self.copy(way, on, step);
   py::gil_scoped_release release;
   return self.copy(way, on, step);
-}
-
-// The time to give up at. None waits as long as it takes.
-std::chrono::steady_clock::time_point deadline_argument(py::handle timeout_s) {
-  using Clock = std::chrono::steady_clock;
-  if (timeout_s.is_none()) return Clock::time_point::max();
-  const double seconds = number_argument(timeout_s, "timeout_s");
-  if (!(seconds >= 0 && seconds <= kLongestWaitS)) {
-    throw py::value_error("timeout_s must be None or from 0 to 1e9, got " + describe(timeout_s));
-  }
-  return Clock::now() +
-         std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
 }
 
 uint32_t layer_argument(const CudaHandle& self, py::handle layer) {

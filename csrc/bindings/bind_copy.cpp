@@ -1,0 +1,94 @@
+#include <chrono>
+#include <string>
+
+#include "bindings/arguments.h"
+#include "bindings/plan_argument.h"
+#include "bindings/register.h"
+#include "copy/copy_pool.h"
+
+namespace kvcore::bindings {
+namespace {
+
+std::shared_ptr<CopyJob> start(CopyPool& self, std::shared_ptr<TransferPlan> plan,
+                               Direction direction) {
+  return self.start(std::move(plan), direction);
+}
+
+uint32_t layer_argument(const CopyJob& self, py::handle layer) {
+  return static_cast<uint32_t>(integer_argument(layer, "layer", 0, self.num_layers() - 1));
+}
+
+// Nobody has it any more: what has not begun is given up, and the memory is free after this.
+void abandon(CopyJob* job) {
+  job->cancel();
+  job->wait(CopyJob::Clock::time_point::max());
+}
+
+// What a handle of Python owns: a job that is over when the handle goes.
+class OwnedJob {
+ public:
+  explicit OwnedJob(std::shared_ptr<CopyJob> job) : job_(std::move(job)) {}
+  ~OwnedJob() { abandon(job_.get()); }
+  CopyJob& get() const { return *job_; }
+
+ private:
+  std::shared_ptr<CopyJob> job_;
+};
+
+}  // namespace
+
+void register_copy(py::module_& module) {
+  py::class_<TransferPlan, std::shared_ptr<TransferPlan>>(
+      module, "Plan", py::is_final(), "Which blocks belong together; kvcore.copies has the rest.")
+      .def(py::init([](const py::kwargs& numbers) {
+        return std::make_shared<TransferPlan>(plan_argument(numbers));
+      }))
+      .def_property_readonly("bytes", &TransferPlan::bytes)
+      .def_property_readonly("num_blocks", &TransferPlan::num_blocks);
+
+  py::class_<OwnedJob>(module, "CopyJob", py::is_final(), py::release_gil_before_calling_cpp_dtor(),
+                       "A copy under way.")
+      .def("done", [](const OwnedJob& self) { return self.get().is_done(); })
+      .def("failed", [](const OwnedJob& self) { return self.get().has_failed(); })
+      .def(
+          "wait",
+          [](const OwnedJob& self, py::handle timeout_s) {
+            const auto until = deadline_argument(timeout_s);
+            py::gil_scoped_release release;
+            return self.get().wait(until);
+          },
+          py::arg("timeout_s"))
+      .def(
+          "wait_layer",
+          [](const OwnedJob& self, py::handle layer, py::handle timeout_s) {
+            const uint32_t number = layer_argument(self.get(), layer);
+            const auto until = deadline_argument(timeout_s);
+            py::gil_scoped_release release;
+            return self.get().wait_layer(number, until);
+          },
+          py::arg("layer"), py::arg("timeout_s"))
+      .def("cancel", [](const OwnedJob& self) { self.get().cancel(); });
+
+  py::class_<CopyPool>(module, "CopyThreads", py::is_final(),
+                       py::release_gil_before_calling_cpp_dtor(), "Threads that copy.")
+      .def(py::init([](py::handle threads) {
+             const auto count = integer_argument(threads, "threads", 1, 64);
+             py::gil_scoped_release release;
+             return std::make_unique<CopyPool>(static_cast<uint32_t>(count));
+           }),
+           py::arg("threads"))
+      .def_property_readonly("num_threads", &CopyPool::num_threads)
+      // The job waits for its end before its owner, the memory of both sides, is let go.
+      .def(
+          "start",
+          [](CopyPool& self, std::shared_ptr<TransferPlan> plan, bool gathers, py::handle) {
+            return std::make_unique<OwnedJob>(
+                start(self, std::move(plan), gathers ? Direction::kGather : Direction::kScatter));
+          },
+          py::arg("plan"), py::arg("gathers"), py::arg("owner"), py::keep_alive<0, 4>(),
+          py::keep_alive<0, 1>());
+  module.def(
+      "cpu_path", [] { return std::string(host_path().name); }, "How this machine's CPU copies.");
+}
+
+}  // namespace kvcore::bindings

@@ -1,0 +1,133 @@
+#include "copy/copy_pool.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace kvcore {
+namespace {
+
+constexpr uint32_t kMaxThreads = 64;
+// Small enough that threads end together, large enough that taking one costs nothing.
+constexpr uint64_t kMostPartBytes = 1 << 20;
+constexpr uint64_t kLeastPartBytes = 64 << 10;
+// From here on a copy does not fit the caches next to anything else, and stores go past them.
+constexpr uint64_t kStreamedBytes = 1 << 20;
+constexpr uint64_t kLine = 64;
+
+uint64_t parts_of(uint64_t bytes, uint32_t threads) {
+  if (bytes == 0) return 0;
+  const uint64_t even = (bytes + threads - 1) / threads;
+  const uint64_t part = std::clamp(even, kLeastPartBytes, kMostPartBytes);
+  return (bytes + part - 1) / part;
+}
+
+}  // namespace
+
+CopyJob::CopyJob(std::shared_ptr<const TransferPlan> plan, Direction direction, uint32_t threads)
+    : plan_(std::move(plan)),
+      direction_(direction),
+      layer_bytes_(plan_->bytes() / plan_->layout().num_layers()),
+      parts_a_layer_(parts_of(layer_bytes_, threads)),
+      num_parts_(parts_a_layer_ * plan_->layout().num_layers()),
+      parts_left_(plan_->layout().num_layers(), parts_a_layer_) {}
+
+bool CopyJob::is_done() const {
+  std::lock_guard lock(mutex_);
+  return is_over();
+}
+
+bool CopyJob::wait(Clock::time_point until) const {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_until(lock, until, [this] { return is_over(); });
+}
+
+bool CopyJob::wait_layer(uint32_t layer, Clock::time_point until) const {
+  std::unique_lock lock(mutex_);
+  changed_.wait_until(lock, until, [&] { return parts_left_[layer] == 0 || is_over(); });
+  return parts_left_[layer] == 0;
+}
+
+void CopyJob::cancel() {
+  std::lock_guard lock(mutex_);
+  if (next_part_ == num_parts_) return;
+  next_part_ = num_parts_;
+  failed_ = true;
+  if (is_over()) changed_.notify_all();
+}
+
+bool CopyJob::has_failed() const {
+  std::lock_guard lock(mutex_);
+  return failed_;
+}
+
+bool CopyJob::begin_part(uint64_t& part) {
+  std::lock_guard lock(mutex_);
+  if (next_part_ == num_parts_) return false;
+  part = next_part_++;
+  ++num_running_;
+  return true;
+}
+
+void CopyJob::copy_part(const HostPath& path, uint64_t part) {
+  const auto layer = static_cast<uint32_t>(part / parts_a_layer_);
+  const uint64_t number = part % parts_a_layer_;
+  // Parts end where lines do, but for the last.
+  auto border = [&](uint64_t i) {
+    return i == parts_a_layer_ ? layer_bytes_ : layer_bytes_ * i / parts_a_layer_ / kLine * kLine;
+  };
+  copy_on_host(path, plan_->view(layer, 1), direction_, border(number), border(number + 1),
+               plan_->bytes() >= kStreamedBytes);
+  std::lock_guard lock(mutex_);
+  --num_running_;
+  if (--parts_left_[layer] == 0 || is_over()) changed_.notify_all();
+}
+
+CopyPool::CopyPool(uint32_t threads) : path_(host_path()) {
+  if (threads < 1 || threads > kMaxThreads) {
+    throw std::invalid_argument("threads must be from 1 to " + std::to_string(kMaxThreads) +
+                                ", got " + std::to_string(threads));
+  }
+  for (uint32_t i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+}
+
+CopyPool::~CopyPool() {
+  {
+    std::lock_guard lock(mutex_);
+    ends_ = true;
+    for (const auto& job : jobs_) job->cancel();
+  }
+  wanted_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+std::shared_ptr<CopyJob> CopyPool::start(std::shared_ptr<const TransferPlan> plan,
+                                         Direction direction) {
+  auto job = std::make_shared<CopyJob>(std::move(plan), direction, num_threads());
+  {
+    std::lock_guard lock(mutex_);
+    jobs_.push_back(job);
+  }
+  wanted_.notify_all();
+  return job;
+}
+
+void CopyPool::work() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    wanted_.wait(lock, [this] { return ends_ || !jobs_.empty(); });
+    if (jobs_.empty()) return;
+    const std::shared_ptr<CopyJob> job = jobs_.front();
+    uint64_t part;
+    if (!job->begin_part(part)) {
+      if (!jobs_.empty() && jobs_.front() == job) jobs_.pop_front();
+      continue;
+    }
+    lock.unlock();
+    job->copy_part(path_, part);
+    lock.lock();
+  }
+}
+
+}  // namespace kvcore
