@@ -19,7 +19,9 @@ except ImportError as error:
     raise ImportError(
         "kvcore's native modules are not built for this Python; build them with: pip install ."
     ) from error
+from kvcore.cache import KVCache, KVCacheStats, Lookup
 from kvcore.hashing import BlockHasher, Namespace, fold
+from kvcore.layers import PagedLayers
 from kvcore.shared_slab import SharedSlab
 from kvcore.slabs import HostSlab
 
@@ -33,9 +35,13 @@ __all__ = [
     "CacheStats",
     "Evicted",
     "HostSlab",
+    "KVCache",
+    "KVCacheStats",
     "Lease",
+    "Lookup",
     "MissRatioCurve",
     "Namespace",
+    "PagedLayers",
     "PrefixCache",
     "RequestInfo",
     "Reservation",

@@ -248,3 +248,89 @@ class CopyThreads:
     def start(self, plan: Plan, gathers: bool, owner: object) -> CopyJob: ...
 
 def cpu_path() -> str: ...
+
+class Outcome(IntEnum):
+    PENDING = 0
+    DONE = 1
+    MISS = 2
+    CORRUPT = 3
+    TIMED_OUT = 4
+    FAILED = 5
+    CANCELLED = 6
+
+class Batch:
+    def wait(self) -> None: ...
+    @property
+    def outcomes(self) -> npt.NDArray[np.uint8]: ...
+    def cancel(self) -> None: ...
+    def is_quiet(self) -> bool: ...
+
+class StoreStats:
+    num_values: int
+    used_bytes: int
+    max_bytes: int
+    evictions: int
+    gets: int
+    hits: int
+    misses: int
+    corrupt: int
+    timed_out: int
+    failed: int
+    puts: int
+    written: int
+    read_bytes: int
+    written_bytes: int
+
+class SlotStore:
+    @property
+    def value_bytes(self) -> int: ...
+    def get_into(
+        self,
+        hashes: npt.NDArray[np.uint8],
+        address: int,
+        stride_bytes: int,
+        num_blocks: int,
+        slab_blocks: npt.NDArray[np.uint32],
+        timeout_s: float | None,
+        owner: object,
+        /,
+    ) -> Batch: ...
+    def put_from(
+        self,
+        hashes: npt.NDArray[np.uint8],
+        address: int,
+        stride_bytes: int,
+        num_blocks: int,
+        slab_blocks: npt.NDArray[np.uint32],
+        timeout_s: float | None,
+        owner: object,
+        /,
+    ) -> Batch: ...
+    def contains(self, hashes: npt.NDArray[np.uint8], timeout_s: float | None, /) -> Batch: ...
+    def remove(self, hashes: npt.NDArray[np.uint8], timeout_s: float | None, /) -> Batch: ...
+    def match(self, hashes: npt.NDArray[np.uint8], /) -> int: ...
+    def stats(self) -> StoreStats: ...
+    def close(self) -> None: ...
+
+class MemorySlots(SlotStore):
+    def __init__(self, fingerprint: bytes, value_bytes: int, max_bytes: int, /) -> None: ...
+
+class DiskSlots(SlotStore):
+    def __init__(
+        self,
+        path: str,
+        fingerprint: bytes,
+        value_bytes: int,
+        max_bytes: int,
+        direct: bool,
+        syncs: bool,
+        depth: int,
+        io: str,
+        /,
+    ) -> None: ...
+    @property
+    def is_direct(self) -> bool: ...
+    @property
+    def io(self) -> str: ...
+
+def has_uring() -> bool: ...

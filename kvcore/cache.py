@@ -6,30 +6,27 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from kvcore._core import (
     CacheStats,
-    CopyPool,
-    HostSlab,
     Lease,
     PrefixCache,
     RequestInfo,
     Reservation,
-    SharedSlab,
     StoreStats,
     TenantQuota,
-    TransferPlan,
 )
+from kvcore.copies import CopyPool, TransferPlan
 from kvcore.hashing import HashArray
 from kvcore.layers import PagedLayers
 from kvcore.operations import Load, Operation, Prefetch, Save, Transfer, Write
+from kvcore.planes import IntArray, integers
+from kvcore.slabs import HostSlab
 from kvcore.stores import Store
 
-BlockIds = npt.NDArray[np.integer[Any]]
 _POLL_S = 0.001
 _O = TypeVar("_O", bound=Operation)
 
@@ -127,7 +124,7 @@ class KVCache:
 
     def __init__(
         self,
-        slab: HostSlab | SharedSlab,
+        slab: HostSlab,
         store: Store | None = None,
         *,
         policy: str = "auto",
@@ -138,8 +135,10 @@ class KVCache:
         write_timeout_s: float = 30.0,
         copy_threads: int = 1,
     ) -> None:
-        if not isinstance(slab, (HostSlab, SharedSlab)):
+        if not isinstance(slab, HostSlab):
             raise TypeError(f"slab must be a HostSlab or SharedSlab, got {type(slab).__name__}")
+        if store is not None and not isinstance(store, Store):
+            raise TypeError(f"store must be a Store, got {type(store).__name__}")
         if store is not None and store.value_bytes != slab.block_bytes:
             raise ValueError(
                 f"store must have values of {slab.block_bytes} bytes, as the slab's blocks, "
@@ -215,7 +214,7 @@ class KVCache:
         return self._cache.acquire(hashes, request)
 
     def load(
-        self, lease: Lease, layers: PagedLayers, block_ids: BlockIds, *, first_block: int = 0
+        self, lease: Lease, layers: PagedLayers, block_ids: IntArray, *, first_block: int = 0
     ) -> Transfer:
         """Start to copy pinned blocks into an engine's layers.
 
@@ -229,20 +228,21 @@ class KVCache:
             Which of the engine's blocks take the lease's blocks ``first_block .. first_block + n``.
         """
         self._settle()
-        if not 0 <= first_block <= lease.num_blocks - len(block_ids):
+        ids = integers("block_ids", block_ids)
+        held = lease.share()  # nothing, when the lease was released before
+        if not 0 <= first_block <= held.num_blocks - len(ids):
             raise ValueError(
-                f"block_ids must be at most the lease's {lease.num_blocks} blocks from "
-                f"first_block={first_block} on, got {len(block_ids)}"
+                f"block_ids must be at most the {held.num_blocks} blocks that the lease holds, from "
+                f"first_block={first_block} on, got {len(ids)}"
             )
-        slab_ids = lease.block_ids[first_block : first_block + len(block_ids)]
-        plan = TransferPlan(layers, self._slab, block_ids, slab_ids)
-        return self._follow(Load(self._pool.scatter(plan), lease.share()))
+        plan = self._plan(layers, ids, held.block_ids[first_block : first_block + len(ids)])
+        return self._follow(Load(self._pool.scatter(plan), held))
 
     def store(
         self,
         hashes: HashArray,
         layers: PagedLayers,
-        block_ids: BlockIds,
+        block_ids: IntArray,
         request: RequestInfo | None = None,
     ) -> Transfer:
         """Start to keep blocks that an engine computed.
@@ -259,14 +259,15 @@ class KVCache:
         request : RequestInfo, optional
         """
         self._settle()
-        if len(block_ids) != len(hashes):
+        all_ids = integers("block_ids", block_ids)
+        if len(all_ids) != len(hashes):
             raise ValueError(
-                f"block_ids must be as many as hashes, got {len(block_ids)} for {len(hashes)}"
+                f"block_ids must be as many as hashes, got {len(all_ids)} for {len(hashes)}"
             )
         reservation = self._cache.reserve(hashes, request)
         try:
-            ids = np.asarray(block_ids)[reservation.new_positions]
-            plan = TransferPlan(layers, self._slab, ids, reservation.block_ids)
+            ids = all_ids[reservation.new_positions]
+            plan = self._plan(layers, ids, reservation.block_ids)
         except BaseException:
             reservation.abort()
             raise
@@ -311,6 +312,14 @@ class KVCache:
 
     def __exit__(self, *args: object) -> None:
         self.close()
+
+    def _plan(self, layers: PagedLayers, ids: IntArray, slab_ids: IntArray) -> TransferPlan:
+        if isinstance(layers, PagedLayers) and layers.block_bytes != self.block_bytes:
+            raise ValueError(
+                f"layers must have blocks of {self.block_bytes} bytes, as the slab has, "
+                f"got {layers.block_bytes}"
+            )
+        return TransferPlan(layers, self._slab, ids, slab_ids)
 
     def _follow(self, operation: _O) -> _O:
         if not operation.settle():

@@ -20,8 +20,8 @@ from kvcore._core import (
     Outcome,
     PrefixCache,
     Reservation,
-    TransferHandle,
 )
+from kvcore.copies import TransferHandle
 from kvcore.hashing import HashArray
 
 
@@ -93,7 +93,8 @@ class Prefetch(Operation):
                 return False
             came = outcomes == Outcome.DONE
             self._reservation.commit(len(came) if came.all() else int(came.argmin()))
-            self._count(self._reservation.num_committed, int(np.count_nonzero(~came)))
+            committed = self._reservation.num_committed
+            self._count(committed, len(came) - committed)
             self._published = True
         if not self._batch.is_quiet():
             return False

@@ -112,8 +112,8 @@ def plan_numbers(
         "slab": slab.address,
         "slab_block_bytes": slab.stride_bytes,
         "num_slab_blocks": slab.num_blocks,
-        "block_ids": _ids("block_ids", block_ids),
-        "slab_blocks": _ids("slab_blocks", slab_blocks),
+        "block_ids": integers("block_ids", block_ids),
+        "slab_blocks": integers("slab_blocks", slab_blocks),
     }
 
 
@@ -130,7 +130,14 @@ def stream_number(stream: SupportsIndex | object) -> int:
     return handle
 
 
-def _ids(name: str, ids: IntArray) -> npt.NDArray[np.uint32]:
+def integers(name: str, ids: IntArray) -> npt.NDArray[np.uint32]:
+    """Integers in one dimension, as numpy, torch and lists have them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are none, or not from 0 to 2**32 - 1; as `name`.
+    """
     array = np.asarray(ids)
     if array.size == 0:
         array = array.astype(np.uint32)

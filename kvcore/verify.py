@@ -77,21 +77,22 @@ class Engine:
     """Stands in for an engine: paged memory of some layers, block ids in no order."""
 
     def __init__(self, num_blocks: int, block_bytes: int) -> None:
-        page = block_bytes // _PLANES
-        self._pages = [np.zeros((2, num_blocks, page), np.uint8) for _ in range(NUM_LAYERS)]
+        self._page = block_bytes // _PLANES
+        pages = (2, num_blocks, self._page)
+        self._pages = [np.zeros(pages, np.uint8) for _ in range(NUM_LAYERS)]
         self.layers = PagedLayers(self._pages, block_axis=1)
         self.block_ids = np.random.default_rng(0).permutation(num_blocks).astype(np.uint32)
 
     def write(self, block_ids: npt.NDArray[np.uint32], blocks: npt.NDArray[np.uint8]) -> None:
         """Put blocks, uint8[n, block_bytes], where the engine would have computed them."""
-        planes = blocks.reshape(len(blocks), NUM_LAYERS, 2, -1)
+        planes = blocks.reshape(len(blocks), NUM_LAYERS, 2, self._page)
         for layer, pages in enumerate(self._pages):
             pages[:, block_ids] = planes[:, layer].swapaxes(0, 1)
 
     def read(self, block_ids: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint8]:
         """uint8[n, block_bytes]"""
         planes = [pages[:, block_ids].swapaxes(0, 1) for pages in self._pages]
-        return np.stack(planes, axis=1).reshape(len(block_ids), -1)
+        return np.stack(planes, axis=1).reshape(len(block_ids), _PLANES * self._page)
 
 
 def verify(trace: Trace, cache: KVCache) -> VerifyResult:

@@ -46,12 +46,14 @@ bool Batch::is_wanted(size_t key) const {
   return outcomes_[key] == Outcome::kPending;
 }
 
-void Batch::decide(size_t key, Outcome outcome) {
+Outcome Batch::decide(size_t key, Outcome outcome) {
   const bool late = Clock::now() >= deadline_;
   std::lock_guard lock(mutex_);
-  if (outcomes_[key] != Outcome::kPending) return;
-  outcomes_[key] = late ? Outcome::kTimedOut : outcome;
-  if (--num_pending_ == 0) changed_.notify_all();
+  if (outcomes_[key] == Outcome::kPending) {
+    outcomes_[key] = late ? Outcome::kTimedOut : outcome;
+    if (--num_pending_ == 0) changed_.notify_all();
+  }
+  return outcomes_[key];
 }
 
 void Batch::let_go(size_t count) {

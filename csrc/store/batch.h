@@ -43,7 +43,8 @@ class Batch {
   // For the store.
   // Whether there is still something to do for a key; after that the store may use its memory.
   bool is_wanted(size_t key) const;
-  void decide(size_t key, Outcome outcome);
+  // Answers what stands, which may be an earlier decision.
+  Outcome decide(size_t key, Outcome outcome);
   // The store has done with a key's memory, once for each key, after decide().
   void let_go(size_t count = 1);
 

@@ -15,14 +15,16 @@ struct StoreStats {
   uint64_t num_values = 0;
   uint64_t used_bytes = 0;
   uint64_t max_bytes = 0;
-  uint64_t gets = 0;  // keys, of each outcome
+  uint64_t evictions = 0;
+  // Keys that were asked for, and what became of them; cancelled ones are in none of these.
+  uint64_t gets = 0;
   uint64_t hits = 0;
   uint64_t misses = 0;
-  uint64_t corrupt = 0;
-  uint64_t timed_out = 0;
-  uint64_t failed = 0;
+  uint64_t corrupt = 0;    // found on the way, also where it was too late for the caller
+  uint64_t timed_out = 0;  // gets and puts
+  uint64_t failed = 0;     // gets and puts
   uint64_t puts = 0;
-  uint64_t evictions = 0;
+  uint64_t written = 0;  // of the puts: they were not there before
   uint64_t read_bytes = 0;
   uint64_t written_bytes = 0;
 };
@@ -35,7 +37,7 @@ struct StoreStats {
 // became of each key. Keys are independent: one that fails takes no other with it. A key that is
 // put again is not written again. No callback, no lock that a caller can hold. Thread safe.
 //
-// Destroying a store cancels what is under way and waits until its memory is free.
+// Destroying a store closes it.
 class Store {
  public:
   using Deadline = Batch::Clock::time_point;
@@ -60,6 +62,10 @@ class Store {
 
   virtual uint64_t value_bytes() const noexcept = 0;
   virtual StoreStats stats() const = 0;
+
+  // Cancels what is under way and waits until its memory is free. Later calls find nothing, and
+  // what is put fails. Idempotent.
+  virtual void close() = 0;
 };
 
 }  // namespace kvcore

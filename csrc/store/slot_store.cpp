@@ -1,0 +1,180 @@
+#include "store/slot_store.h"
+
+#include <utility>
+
+#include "common/check.h"
+
+namespace kvcore {
+
+SlotStore::SlotStore(const Fingerprint& fingerprint, uint64_t value_bytes, uint64_t slot_bytes,
+                     uint32_t num_slots)
+    : fingerprint_(fingerprint),
+      value_bytes_(value_bytes),
+      slot_bytes_(slot_bytes),
+      index_(num_slots) {}
+
+SlotStore::~SlotStore() { KV_CHECK(engine_ == nullptr); }
+
+void SlotStore::open(std::unique_ptr<SlotEngine> engine) noexcept { engine_ = std::move(engine); }
+
+void SlotStore::close() {
+  std::unique_ptr<SlotEngine> engine;
+  {
+    std::lock_guard lock(engine_mutex_);
+    engine = std::move(engine_);
+  }
+}
+
+std::shared_ptr<Batch> SlotStore::get_into(std::span<const BlockHash> keys,
+                                           std::span<std::byte* const> destinations,
+                                           Deadline deadline) {
+  auto batch = std::make_shared<Batch>(keys.size(), deadline);
+  for (size_t key = 0; key < keys.size(); ++key) {
+    std::optional<uint32_t> slot;
+    {
+      std::lock_guard lock(mutex_);
+      ++stats_.gets;
+      slot = index_.begin_read(keys[key]);
+      if (!slot) count(batch->decide(key, Outcome::kMiss));
+    }
+    if (slot) {
+      start({.kind = SlotTask::Kind::kRead,
+             .slot = *slot,
+             .hash = keys[key],
+             .memory = destinations[key],
+             .batch = batch,
+             .key = key});
+    } else {
+      batch->let_go();
+    }
+  }
+  return batch;
+}
+
+std::shared_ptr<Batch> SlotStore::put_from(std::span<const BlockHash> keys,
+                                           std::span<const std::byte* const> sources,
+                                           Deadline deadline) {
+  auto batch = std::make_shared<Batch>(keys.size(), deadline);
+  for (size_t key = 0; key < keys.size(); ++key) {
+    std::optional<SlotIndex::Place> place;
+    {
+      std::lock_guard lock(mutex_);
+      ++stats_.puts;
+      const bool is_known = index_.is_known(keys[key]);
+      if (!is_known) place = index_.begin_write(keys[key]);
+      if (!place) batch->decide(key, is_known ? Outcome::kDone : Outcome::kMiss);
+    }
+    if (place) {
+      start({.kind = SlotTask::Kind::kWrite,
+             .is_used = place->is_used,
+             .slot = place->slot,
+             .hash = keys[key],
+             .memory = const_cast<std::byte*>(sources[key]),
+             .batch = batch,
+             .key = key});
+    } else {
+      batch->let_go();
+    }
+  }
+  return batch;
+}
+
+std::shared_ptr<Batch> SlotStore::contains(std::span<const BlockHash> keys, Deadline deadline) {
+  auto batch = std::make_shared<Batch>(keys.size(), deadline);
+  std::lock_guard lock(mutex_);
+  for (size_t key = 0; key < keys.size(); ++key) {
+    batch->decide(key, index_.contains(keys[key]) ? Outcome::kDone : Outcome::kMiss);
+  }
+  batch->let_go(keys.size());
+  return batch;
+}
+
+std::shared_ptr<Batch> SlotStore::remove(std::span<const BlockHash> keys, Deadline deadline) {
+  auto batch = std::make_shared<Batch>(keys.size(), deadline);
+  for (size_t key = 0; key < keys.size(); ++key) {
+    std::optional<uint32_t> slot;
+    {
+      std::lock_guard lock(mutex_);
+      const bool was_there = index_.contains(keys[key]);
+      slot = index_.remove(keys[key]);
+      batch->decide(key, was_there ? Outcome::kDone : Outcome::kMiss);
+    }
+    if (slot) wipe(*slot);
+  }
+  batch->let_go(keys.size());
+  return batch;
+}
+
+size_t SlotStore::match(std::span<const BlockHash> keys) const {
+  std::lock_guard lock(mutex_);
+  size_t matched = 0;
+  while (matched < keys.size() && index_.contains(keys[matched])) ++matched;
+  return matched;
+}
+
+StoreStats SlotStore::stats() const {
+  std::lock_guard lock(mutex_);
+  StoreStats stats = stats_;
+  stats.num_values = index_.num_values();
+  stats.used_bytes = index_.num_values() * slot_bytes_;
+  stats.max_bytes = index_.num_slots() * slot_bytes_;
+  stats.evictions = index_.evictions();
+  return stats;
+}
+
+void SlotStore::start(SlotTask task) {
+  {
+    std::lock_guard lock(engine_mutex_);
+    if (engine_ != nullptr) {
+      engine_->start(std::move(task));
+      return;
+    }
+  }
+  finish(task, Outcome::kFailed);
+}
+
+void SlotStore::wipe(uint32_t slot) { start({.kind = SlotTask::Kind::kWipe, .slot = slot}); }
+
+// A value is there, or is not any more, before anybody hears of the outcome.
+void SlotStore::finish(const SlotTask& task, Outcome outcome) {
+  std::optional<uint32_t> removed;
+  {
+    std::lock_guard lock(mutex_);
+    const bool is_done = outcome == Outcome::kDone;
+    switch (task.kind) {
+      case SlotTask::Kind::kRead:
+        if (is_done) stats_.read_bytes += value_bytes_;
+        if (outcome == Outcome::kCorrupt) {
+          ++stats_.corrupt;
+          index_.remove(task.hash);
+        }
+        if (index_.end_read(task.slot)) removed = task.slot;
+        break;
+      case SlotTask::Kind::kWrite:
+        if (is_done) {
+          ++stats_.written;
+          stats_.written_bytes += value_bytes_;
+        }
+        if (index_.end_write(task.slot, is_done)) removed = task.slot;
+        break;
+      case SlotTask::Kind::kWipe:
+        index_.end_wipe(task.slot);
+        break;
+    }
+    if (task.batch != nullptr) {
+      const Outcome standing = task.batch->decide(task.key, outcome);
+      if (task.kind == SlotTask::Kind::kRead || standing != Outcome::kDone) count(standing);
+    }
+  }
+  if (task.batch != nullptr) task.batch->let_go();
+  if (removed) wipe(*removed);
+}
+
+void SlotStore::count(Outcome outcome) noexcept {
+  stats_.hits += outcome == Outcome::kDone;
+  stats_.misses += outcome == Outcome::kMiss;
+  stats_.timed_out += outcome == Outcome::kTimedOut;
+  stats_.failed += outcome == Outcome::kFailed;
+}
+
+}  // namespace kvcore

@@ -1,0 +1,86 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+
+#include "store/envelope.h"
+#include "store/slot_index.h"
+#include "store/store.h"
+
+namespace kvcore {
+
+// What an engine is to do with a slot.
+struct SlotTask {
+  enum class Kind : uint8_t { kRead, kWrite, kWipe };
+
+  Kind kind = Kind::kRead;
+  bool is_used = false;  // of a write: the slot held a value before
+  uint32_t slot = 0;
+  BlockHash hash{};
+  std::byte* memory = nullptr;   // read only, for a write
+  std::shared_ptr<Batch> batch;  // none for a wipe
+  size_t key = 0;
+
+  // Whether somebody still wants it done.
+  bool is_wanted() const { return batch == nullptr || batch->is_wanted(key); }
+};
+
+// Does tasks, in an order and on threads of its own, and tells a SlotStore what became of each: it
+// calls finish() once for each task, never inside start().
+class SlotEngine {
+ public:
+  virtual ~SlotEngine() = default;  // of what was not begun only wipes are done
+
+  virtual void start(SlotTask task) = 0;
+};
+
+// A store of equal slots: who has which slot, the outcomes of batches, and the counts; an engine
+// does the rest. What is in memory or on disk is the engine's affair. Thread safe.
+class SlotStore : public Store {
+ public:
+  SlotStore(const Fingerprint& fingerprint, uint64_t value_bytes, uint64_t slot_bytes,
+            uint32_t num_slots);
+  ~SlotStore() override;
+
+  std::shared_ptr<Batch> get_into(std::span<const BlockHash> keys,
+                                  std::span<std::byte* const> destinations,
+                                  Deadline deadline) override;
+  std::shared_ptr<Batch> put_from(std::span<const BlockHash> keys,
+                                  std::span<const std::byte* const> sources,
+                                  Deadline deadline) override;
+  std::shared_ptr<Batch> contains(std::span<const BlockHash> keys, Deadline deadline) override;
+  std::shared_ptr<Batch> remove(std::span<const BlockHash> keys, Deadline deadline) override;
+  size_t match(std::span<const BlockHash> keys) const override;
+  uint64_t value_bytes() const noexcept override { return value_bytes_; }
+  StoreStats stats() const override;
+  void close() override;
+
+  const Fingerprint& fingerprint() const noexcept { return fingerprint_; }
+
+  // For the engine.
+  void finish(const SlotTask& task, Outcome outcome);
+
+ protected:
+  // Called by the constructor of who has the engine, and the slots that hold values already.
+  void open(std::unique_ptr<SlotEngine> engine) noexcept;
+  SlotIndex& index() noexcept { return index_; }  // before open()
+
+ private:
+  void start(SlotTask task);
+  void wipe(uint32_t slot);
+  void count(Outcome outcome) noexcept;
+
+  const Fingerprint fingerprint_;
+  const uint64_t value_bytes_;
+  const uint64_t slot_bytes_;
+  mutable std::mutex mutex_;  // of index_, stats_; a leaf but for batches
+  SlotIndex index_;
+  StoreStats stats_;
+  std::mutex engine_mutex_;  // of starting against closing
+  std::unique_ptr<SlotEngine> engine_;
+};
+
+}  // namespace kvcore

@@ -1,0 +1,45 @@
+#include "store/thread_engine.h"
+
+#include <utility>
+
+namespace kvcore {
+
+ThreadEngine::ThreadEngine(SlotStore& store, uint32_t threads, Work work)
+    : store_(store), work_(std::move(work)) {
+  for (uint32_t i = 0; i < threads; ++i) threads_.emplace_back([this, i] { run(i); });
+}
+
+ThreadEngine::~ThreadEngine() {
+  {
+    std::lock_guard lock(mutex_);
+    ends_ = true;
+    for (const SlotTask& task : tasks_) {
+      if (task.batch != nullptr) task.batch->cancel();
+    }
+  }
+  wanted_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void ThreadEngine::start(SlotTask task) {
+  {
+    std::lock_guard lock(mutex_);
+    tasks_.push_back(std::move(task));
+  }
+  wanted_.notify_one();
+}
+
+void ThreadEngine::run(uint32_t thread) {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    wanted_.wait(lock, [this] { return ends_ || !tasks_.empty(); });
+    if (tasks_.empty()) return;
+    const SlotTask task = std::move(tasks_.front());
+    tasks_.pop_front();
+    lock.unlock();
+    store_.finish(task, task.is_wanted() ? work_(thread, task) : Outcome::kCancelled);
+    lock.lock();
+  }
+}
+
+}  // namespace kvcore

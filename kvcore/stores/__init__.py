@@ -1,0 +1,8 @@
+"""Stores: where blocks live outside of the slabs."""
+
+from kvcore._core import Batch, Outcome, StoreStats
+from kvcore.stores.contract import Store
+from kvcore.stores.local import DiskStore, MemoryStore
+from kvcore.stores.url import open_store
+
+__all__ = ["Batch", "DiskStore", "MemoryStore", "Outcome", "Store", "StoreStats", "open_store"]
