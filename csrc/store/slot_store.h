@@ -21,7 +21,7 @@ struct SlotTask {
   uint32_t slot = 0;
   BlockHash hash{};
   std::byte* memory = nullptr;   // read only, for a write
-  std::shared_ptr<Batch> batch;  // none for a wipe
+  std::shared_ptr<Batch> batch{};  // none for a wipe
   size_t key = 0;
 
   // Whether somebody still wants it done.

@@ -1,0 +1,231 @@
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <random>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "doctest/doctest.h"
+#include "store/batch.h"
+#include "store/disk_store.h"
+#include "store/envelope.h"
+#include "store/memory_store.h"
+#include "store/slot_index.h"
+
+using namespace kvcore;
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr Fingerprint kFingerprint{1, 2, 3};
+
+BlockHash hash_of(uint64_t number) {
+  BlockHash hash;
+  std::memcpy(hash.bytes.data(), &number, sizeof(number));
+  return hash;
+}
+
+std::vector<std::byte> value_of(uint64_t number, size_t bytes) {
+  std::mt19937_64 random(number);
+  std::vector<std::byte> value(bytes);
+  for (std::byte& byte : value) byte = static_cast<std::byte>(random());
+  return value;
+}
+
+Batch::Clock::time_point soon() { return Batch::Clock::now() + 30s; }
+
+// A directory that goes with its test.
+class Directory {
+ public:
+  Directory() {
+    std::string name = std::filesystem::temp_directory_path() / "kvcore-test-XXXXXX";
+    REQUIRE(mkdtemp(name.data()) != nullptr);
+    path_ = name;
+  }
+  ~Directory() { std::filesystem::remove_all(path_); }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+// Several threads put and get the same few values; nobody sees another one's bytes.
+void play(Store& store, size_t value_bytes) {
+  auto work = [&](uint64_t seed) {
+    std::mt19937_64 random(seed);
+    std::vector<std::byte> memory(4 * value_bytes);
+    for (int step = 0; step < 100; ++step) {
+      std::vector<BlockHash> keys;
+      std::vector<std::byte*> places;
+      std::vector<uint64_t> numbers;
+      for (size_t i = 0; i < 4; ++i) {
+        numbers.push_back(random() % 12);
+        keys.push_back(hash_of(numbers[i]));
+        places.push_back(memory.data() + i * value_bytes);
+        std::ranges::copy(value_of(numbers[i], value_bytes), places[i]);
+      }
+      const std::vector<const std::byte*> sources(places.begin(), places.end());
+      auto put = store.put_from(keys, sources, soon());
+      put->wait();
+      REQUIRE(put->wait_quiet(soon()));
+      std::ranges::fill(memory, std::byte{0});
+      auto batch = store.get_into(keys, places, soon());
+      batch->wait();
+      REQUIRE(batch->wait_quiet(soon()));
+      const auto outcomes = batch->outcomes();
+      for (size_t i = 0; i < 4; ++i) {
+        if (outcomes[i] != Outcome::kDone) continue;
+        const auto expected = value_of(numbers[i], value_bytes);
+        REQUIRE(std::equal(expected.begin(), expected.end(), places[i]));
+      }
+      if (step % 10 == 0) store.remove(std::span(keys).first(1), soon());
+    }
+  };
+  std::vector<std::jthread> threads;
+  for (uint64_t seed = 0; seed < 3; ++seed) threads.emplace_back(work, seed);
+}
+
+}  // namespace
+
+TEST_CASE("an envelope verifies its value and no other") {
+  std::array<std::byte, kEnvelopeBytes> envelope;
+  std::vector<std::byte> value = value_of(7, 1000);
+  seal(envelope, kFingerprint, hash_of(7), value);
+  BlockHash hash;
+  CHECK(read_envelope(envelope, kFingerprint, 1000, hash));
+  CHECK(hash == hash_of(7));
+  CHECK(verify(envelope, kFingerprint, hash_of(7), value));
+  CHECK_FALSE(verify(envelope, kFingerprint, hash_of(8), value));
+  CHECK_FALSE(verify(envelope, Fingerprint{}, hash_of(7), value));
+  CHECK_FALSE(verify(envelope, kFingerprint, hash_of(7), std::span(value).first(999)));
+  for (size_t bit = 0; bit < 8 * envelope.size(); ++bit) {
+    envelope[bit / 8] ^= std::byte{1} << (bit % 8);
+    CHECK_FALSE(read_envelope(envelope, kFingerprint, 1000, hash));
+    CHECK_FALSE(verify(envelope, kFingerprint, hash_of(7), value));
+    envelope[bit / 8] ^= std::byte{1} << (bit % 8);
+  }
+  for (size_t bit = 0; bit < 8 * value.size(); ++bit) {
+    value[bit / 8] ^= std::byte{1} << (bit % 8);
+    CHECK_FALSE(verify(envelope, kFingerprint, hash_of(7), value));
+    value[bit / 8] ^= std::byte{1} << (bit % 8);
+  }
+}
+
+TEST_CASE("random bytes are no envelope") {
+  for (uint64_t seed = 0; seed < 10'000; ++seed) {
+    const auto bytes = value_of(seed, kEnvelopeBytes);
+    BlockHash hash;
+    CHECK_FALSE(
+        read_envelope(ConstEnvelopeSpan(bytes.data(), kEnvelopeBytes), kFingerprint, 1000, hash));
+  }
+}
+
+// What is on disks today must be understood tomorrow.
+TEST_CASE("the bytes of an envelope stay") {
+  std::array<std::byte, kEnvelopeBytes> envelope;
+  seal(envelope, kFingerprint, hash_of(0x0102030405060708), std::array{std::byte{'k'}});
+  std::string hex;
+  for (std::byte byte : envelope) {
+    char digits[3];
+    std::snprintf(digits, sizeof(digits), "%02x", static_cast<unsigned>(byte));
+    hex += digits;
+  }
+  CHECK(hex ==
+        "6b76636f7265010a0100000080000000010203000000000000000000000000000807060504030201"
+        "0000000000000000010000000000000004c37d9993e28be6a921e3704fda881d0000000000000000"
+        "000000000000000000000000000000000000000000000000000000000000000027fb121cb5add2fb"
+        "6c28a04c25275762");
+}
+
+TEST_CASE("a batch is decided once, and quiet when its memory is back") {
+  Batch batch(3, soon());
+  CHECK(batch.is_wanted(0));
+  CHECK(batch.decide(0, Outcome::kDone) == Outcome::kDone);
+  CHECK(batch.decide(0, Outcome::kMiss) == Outcome::kDone);
+  CHECK_FALSE(batch.is_wanted(0));
+  batch.cancel();
+  CHECK(batch.decide(1, Outcome::kDone) == Outcome::kCancelled);
+  CHECK(batch.outcomes() == std::vector{Outcome::kDone, Outcome::kCancelled, Outcome::kCancelled});
+  CHECK_FALSE(batch.is_quiet());
+  batch.let_go(2);
+  CHECK_FALSE(batch.wait_quiet(Batch::Clock::now()));
+  batch.let_go();
+  CHECK(batch.wait_quiet(Batch::Clock::now()));
+  batch.wait();
+}
+
+TEST_CASE("a batch is decided at its deadline, whoever asks") {
+  Batch batch(2, Batch::Clock::now());
+  CHECK_FALSE(batch.is_wanted(0));
+  CHECK(batch.decide(0, Outcome::kDone) == Outcome::kTimedOut);
+  CHECK(batch.outcomes() == std::vector{Outcome::kTimedOut, Outcome::kTimedOut});
+  CHECK_FALSE(batch.is_quiet());
+}
+
+TEST_CASE("a slot that is taken goes to nobody else") {
+  SlotIndex index(2);
+  const auto a = index.begin_write(hash_of(1)), b = index.begin_write(hash_of(2));
+  REQUIRE(a);
+  REQUIRE(b);
+  CHECK_FALSE(a->is_used);
+  CHECK_FALSE(index.begin_write(hash_of(3)));
+  CHECK(index.is_known(hash_of(1)));
+  CHECK_FALSE(index.contains(hash_of(1)));
+  CHECK_FALSE(index.begin_read(hash_of(1)));
+  CHECK_FALSE(index.end_write(a->slot, true));
+  CHECK_FALSE(index.end_write(b->slot, false));
+  CHECK(index.num_values() == 1);
+  CHECK(index.begin_read(hash_of(1)) == a->slot);
+  const auto c = index.begin_write(hash_of(3));
+  REQUIRE(c);
+  CHECK(c->is_used);
+  CHECK_FALSE(index.begin_write(hash_of(4)));  // one is read, the other written
+  CHECK_FALSE(index.remove(hash_of(1)));       // later
+  CHECK_FALSE(index.contains(hash_of(1)));
+  CHECK_FALSE(index.begin_write(hash_of(4)));
+  CHECK(index.end_read(a->slot));
+  CHECK_FALSE(index.begin_write(hash_of(4)));
+  index.end_wipe(a->slot);
+  CHECK(index.begin_write(hash_of(4))->slot == a->slot);
+}
+
+TEST_CASE("what was used gets a second chance") {
+  SlotIndex index(3);
+  for (uint64_t i = 0; i < 3; ++i) index.end_write(index.begin_write(hash_of(i))->slot, true);
+  index.end_read(*index.begin_read(hash_of(0)));
+  index.end_write(index.begin_write(hash_of(3))->slot, true);
+  CHECK(index.contains(hash_of(0)));
+  CHECK_FALSE(index.contains(hash_of(1)));
+  CHECK(index.evictions() == 1);
+}
+
+TEST_CASE("threads share a store in memory") {
+  MemoryStore store(kFingerprint, 500, 8 * 628);
+  play(store, 500);
+  const StoreStats stats = store.stats();
+  CHECK(stats.num_values <= 8);
+  CHECK(stats.corrupt == 0);
+}
+
+TEST_CASE("threads share a store on disk") {
+  for (DiskIo io : {DiskIo::kThreads, DiskIo::kAuto}) {
+    Directory directory;
+    DiskStoreOptions options{.path = directory.path(),
+                             .fingerprint = kFingerprint,
+                             .value_bytes = 500,
+                             .max_bytes = 8 * 8192,
+                             .depth = 4,
+                             .io = io};
+    {
+      DiskStore store(options);
+      play(store, 500);
+      CHECK(store.stats().corrupt == 0);
+    }
+    DiskStore store(options);
+    CHECK(store.stats().num_values <= 8);
+  }
+}
