@@ -184,6 +184,21 @@ cudaError_t launch_bulk(const CopyView& view, Direction direction, uint32_t thre
   });
 }
 
+cudaError_t load_kernels() noexcept {
+  cudaFuncAttributes attributes;
+  for (const auto kernel : {&load_store_kernel<Words16, Direction::kGather>,
+                            &load_store_kernel<Words16, Direction::kScatter>,
+                            &load_store_kernel<Words<uint32_t>, Direction::kGather>,
+                            &load_store_kernel<Words<uint32_t>, Direction::kScatter>,
+                            &load_store_kernel<Words<uint8_t>, Direction::kGather>,
+                            &load_store_kernel<Words<uint8_t>, Direction::kScatter>,
+                            &bulk_kernel<Direction::kGather>, &bulk_kernel<Direction::kScatter>}) {
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
 cudaError_t prepare_bulk() noexcept {
   int device = 0, major = 0;
   if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
