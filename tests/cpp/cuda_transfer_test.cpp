@@ -162,16 +162,18 @@ TEST_CASE("staged copies go round their ring") {
 }
 
 TEST_CASE("staged copies on several streams follow one another") {
-  for (uint32_t seed = 0; seed < 3; ++seed) {
-    Memory memory(kLarge, seed);
-    auto transfer = memory.transfer(DevicePath::kStaged);
-    const auto first = transfer->copy(Direction::kGather, new_stream(), 3);
-    const auto second = transfer->copy(Direction::kScatter, new_stream(), 1);
-    const Bytes before = memory.paged;
-    CHECK(wait_long(*second));
-    CHECK(first->is_done());
-    CHECK(memory.agree());
-    CHECK(memory.paged == before);
+  for (Direction first_way : {Direction::kGather, Direction::kScatter}) {
+    for (uint32_t seed = 0; seed < 3; ++seed) {
+      Memory memory(kLarge, seed);
+      auto transfer = memory.transfer(DevicePath::kStaged);
+      const Bytes before = first_way == Direction::kGather ? memory.paged : memory.slab;
+      const auto first = transfer->copy(first_way, new_stream(), 3);
+      const auto second = transfer->copy(Direction::kGather, new_stream(), 1);
+      CHECK(wait_long(*second));
+      CHECK(first->is_done());
+      CHECK(memory.agree());
+      CHECK((first_way == Direction::kGather ? memory.paged : memory.slab) == before);
+    }
   }
 }
 
@@ -204,10 +206,15 @@ TEST_CASE("a transfer that dies waits for all that it has under way") {
     for (uint32_t seed = 0; seed < kSeeds; ++seed) {
       Memory memory({}, seed);
       auto transfer = memory.transfer(path);
-      // Nobody keeps the handles, and the second copy may be done long before the first.
-      transfer->copy(Direction::kGather, new_stream(), 2);
-      transfer->copy(Direction::kGather, new_stream(), 2);
+      // Nobody keeps the handles, and the last copy may be done long before the first, whose stream
+      // is slow.
+      const cudaStream_t slow = new_stream();
+      int steps = 0;
+      for (int i = 0; i < 30; ++i) fake_cuda::enqueue(slow, [&] { ++steps; });
+      transfer->copy(Direction::kGather, slow, 2);
+      for (int i = 0; i < 3; ++i) transfer->copy(Direction::kGather, new_stream(), 2);
       transfer.reset();
+      CHECK(steps == 30);
       CHECK(memory.agree());
     }
   }
