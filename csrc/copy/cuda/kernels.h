@@ -27,8 +27,8 @@ cudaError_t launch_bulk(const CopyView& view, Direction direction, uint32_t thre
 cudaError_t load_kernels() noexcept;
 
 // Lets the bulk kernels of the current device have their ring; once a device, before a launch.
-// cudaErrorNotSupported where there are no bulk copies: compute capability below 9.0, or a build
-// without code for it.
+// cudaErrorNotSupported where there are no bulk copies: compute capability below 9.0, too little
+// shared memory, or a build without code for it.
 cudaError_t prepare_bulk() noexcept;
 
 }  // namespace kvcore
