@@ -201,6 +201,39 @@ TEST_CASE("a stream that is held by a layer finds it in place") {
   }
 }
 
+TEST_CASE("a graph replays the copies that it captured") {
+  for (const Shape& shape : {Shape{}, kLarge}) {
+    for (DevicePath path : kPaths) {
+      Memory memory(shape, 3);
+      auto transfer = memory.transfer(path);
+      // What is under way when the capture begins is no part of it.
+      const auto before = transfer->copy(Direction::kScatter, new_stream(), 1);
+      const cudaStream_t stream = new_stream();
+      bool gathered = false;
+      fake_cuda::begin_capture(stream);
+      const auto handle = transfer->copy(Direction::kGather, stream, 2);
+      fake_cuda::enqueue(stream, [&] {
+        gathered = memory.agree();
+        std::ranges::fill(memory.paged, 0);
+      });
+      handle->hold(stream, 0);
+      transfer->copy(Direction::kScatter, stream, 3);
+      fake_cuda::end_capture(stream);
+      CHECK(wait_long(*before));
+      fake_cuda::run_all();
+      for (uint8_t byte : {1, 2}) {
+        gathered = false;
+        std::ranges::for_each(memory.paged, [=](uint8_t& old) { old ^= byte; });
+        fake_cuda::replay();
+        CHECK(gathered);
+        CHECK(memory.agree());
+      }
+      CHECK_THROWS_AS(handle->is_done(), CudaError);
+      CHECK(wait_long(*transfer->copy(Direction::kGather, new_stream(), 1)));
+    }
+  }
+}
+
 TEST_CASE("a transfer that dies waits for all that it has under way") {
   for (DevicePath path : kPaths) {
     for (uint32_t seed = 0; seed < kSeeds; ++seed) {

@@ -89,6 +89,22 @@ BUGS = [
         tests='cpp "device copies take their place*"',
     ),
     Bug(
+        name="device-capture-waits-for-what-is-outside",
+        why="a captured copy waits for one that no graph has",
+        files=_CUDA,
+        find="if (staged_ && latest_ && !captured) {",
+        replace="if (staged_ && latest_) {",
+        tests='cpp "a graph replays*"',
+    ),
+    Bug(
+        name="device-capture-gets-a-batch",
+        why="a batch is enqueued on a stream that is being captured",
+        files=_CUDA,
+        find="if (batched_ && !is_capturing(stream)) {",
+        replace="if (batched_) {",
+        tests='cpp "a graph replays*"',
+    ),
+    Bug(
         name="device-layer-waits-for-the-step-before",
         why="the last layers of a step wait for another step",
         files=_CUDA,

@@ -15,6 +15,7 @@
 #include "copy/cuda/kernels.h"
 
 struct FakeEvent {
+  std::set<uint64_t> captured;      // records that are part of a capture
   uint64_t recorded = 0;            // how often so far
   std::set<uint64_t> passed = {0};  // which of these; streams may reach them in another order
   bool has_passed() const { return passed.contains(recorded); }
@@ -24,10 +25,13 @@ struct FakeStream {
   struct Step {
     std::function<void()> work;
     FakeEvent* waits = nullptr;
-    uint64_t until = 0;
+    FakeEvent* records = nullptr;
+    uint64_t number = 0;  // of the record
   };
   std::deque<Step> steps;
   bool is_stopped = false;
+  bool is_captured = false;
+  std::deque<Step> kept;  // by the capture
 };
 
 namespace fake_cuda {
@@ -52,22 +56,27 @@ struct Device {
   FakeStream& of(cudaStream_t stream) {
     return stream == nullptr || stream == cudaStreamLegacy ? legacy : *stream;
   }
+  void push(cudaStream_t to, FakeStream::Step step) {
+    FakeStream& stream = of(to);
+    (stream.is_captured ? stream.kept : stream.steps).push_back(std::move(step));
+  }
   // One step of some stream; false when there is none that can be done.
   bool run_one() {
     std::vector<FakeStream*> ready;
     auto consider = [&](FakeStream& stream) {
       if (stream.steps.empty() || stream.is_stopped) return;
       const auto& step = stream.steps.front();
-      if (step.waits == nullptr || step.waits->passed.contains(step.until))
+      if (step.waits == nullptr || step.waits->passed.contains(step.number))
         ready.push_back(&stream);
     };
     for (const auto& stream : streams) consider(*stream);
     consider(legacy);
     if (ready.empty()) return false;
     FakeStream& stream = *ready[random() % ready.size()];
-    const auto work = std::move(stream.steps.front().work);
+    const auto step = std::move(stream.steps.front());
     stream.steps.pop_front();
-    if (work) work();
+    if (step.work) step.work();
+    if (step.records != nullptr) step.records->passed.insert(step.number);
     return true;
   }
   void run_until(const std::function<bool()>& is_over) {
@@ -92,7 +101,46 @@ void run_all() {
 }
 
 void enqueue(cudaStream_t stream, std::function<void()> work) {
-  device.of(stream).steps.push_back({std::move(work)});
+  device.push(stream, {.work = std::move(work)});
+}
+
+void begin_capture(cudaStream_t stream) { device.of(stream).is_captured = true; }
+
+void end_capture(cudaStream_t stream) {
+  std::set<std::pair<FakeEvent*, uint64_t>> waited_for;
+  for (const auto& each : device.streams) {
+    for (const auto& step : each->kept) {
+      if (step.waits != nullptr) waited_for.insert({step.waits, step.number});
+    }
+  }
+  for (const auto& each : device.streams) {
+    if (!each->is_captured) continue;
+    each->is_captured = false;
+    const auto& last = each->kept.back();
+    KV_CHECK(each.get() == stream || waited_for.contains({last.records, last.number}));
+  }
+}
+
+// On streams and with events of its own, as a graph has neither.
+void replay() {
+  std::map<std::pair<FakeEvent*, uint64_t>, FakeEvent*> events;
+  auto event_of = [&](FakeEvent* event, uint64_t number) -> FakeEvent* {
+    if (event == nullptr) return nullptr;
+    FakeEvent*& own = events[{event, number}];
+    if (own == nullptr) cudaEventCreateWithFlags(&own, cudaEventDisableTiming);
+    return own;
+  };
+  const size_t num_streams = device.streams.size();
+  for (size_t i = 0; i < num_streams; ++i) {
+    const auto kept = device.streams[i]->kept;
+    cudaStream_t own = nullptr;
+    cudaStreamCreateWithFlags(&own, cudaStreamNonBlocking);
+    for (const auto& step : kept) {
+      own->steps.push_back(
+          {step.work, event_of(step.waits, step.number), event_of(step.records, step.number), 1});
+    }
+  }
+  run_all();
 }
 
 void stop(cudaStream_t stream) { device.of(stream).is_stopped = true; }
@@ -111,7 +159,7 @@ namespace {
 
 CUresult copy_batch(CUdeviceptr* to, CUdeviceptr* from, size_t* bytes, size_t count,
                     CUmemcpyAttributes*, size_t*, size_t, size_t*, CUstream stream) {
-  KV_CHECK(stream != nullptr && stream != cudaStreamLegacy);
+  KV_CHECK(stream != nullptr && stream != cudaStreamLegacy && !stream->is_captured);
   ++device.batch_calls;
   for (size_t i = 0; i < count; ++i) {
     cudaMemcpyAsync(reinterpret_cast<void*>(to[i]), reinterpret_cast<void*>(from[i]), bytes[i],
@@ -163,11 +211,13 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
 cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const uint64_t number = ++event->recorded;
-  fake_cuda::enqueue(stream, [=] { event->passed.insert(number); });
+  if (device.of(stream).is_captured) event->captured.insert(number);
+  device.push(stream, {.records = event, .number = number});
   return cudaSuccess;
 }
 // Time passes while somebody asks.
 cudaError_t cudaEventQuery(cudaEvent_t event) {
+  if (event->captured.contains(event->recorded)) return cudaErrorInvalidValue;
   for (uint32_t i = device.random() % 4; i > 0; --i) device.run_one();
   return event->has_passed() ? cudaSuccess : cudaErrorNotReady;
 }
@@ -186,11 +236,16 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
-  device.of(stream).steps.push_back({nullptr, event, event->recorded});
+  FakeStream& waiting = device.of(stream);
+  if (event->captured.contains(event->recorded)) waiting.is_captured = true;
+  KV_CHECK(!waiting.is_captured || event->captured.contains(event->recorded));
+  device.push(stream, {.waits = event, .number = event->recorded});
   return cudaSuccess;
 }
-cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
-  return *status = cudaStreamCaptureStatusNone, cudaSuccess;
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  *status =
+      device.of(stream).is_captured ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
 }
 cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return cudaSuccess; }
 

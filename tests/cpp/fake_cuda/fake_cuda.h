@@ -15,6 +15,12 @@ namespace fake_cuda {
 void reset(uint32_t seed);
 void run_all();
 void enqueue(cudaStream_t stream, std::function<void()> work);
+// Between the two, what is enqueued on `stream`, and on streams that wait for it, is kept and not
+// done; replay() does it. Whoever waits in there for something outside, or does not join again, is
+// caught.
+void begin_capture(cudaStream_t stream);
+void end_capture(cudaStream_t stream);
+void replay();
 // A stream that is stopped does nothing until it goes on.
 void stop(cudaStream_t stream);
 void go_on(cudaStream_t stream);
