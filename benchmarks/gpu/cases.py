@@ -71,7 +71,7 @@ def all_cases(dry: bool) -> list[Case]:
     if dry:
         kinds = (Kind("GQA bf16", 2, 64), Kind("MLA odd", 1, 33))
         return [Case(kind, 4, 2, 3, order) for kind, order in product(kinds, ORDERS)]
-    return sorted(_matrix(), key=_priority)
+    return sorted(dict.fromkeys(_matrix()), key=_priority)
 
 
 def _matrix() -> Iterator[Case]:

@@ -13,7 +13,7 @@ from benchmarks.gpu.cases import Job
 from benchmarks.gpu.machines import Gpu
 
 PATHS = ("load_store", "bulk", "batch", "staged")
-_MOST_PIECES = 20_000  # of a loop over runs, which takes some microseconds each
+_MOST_PIECES = 40_000  # of a loop over runs, which takes some microseconds each
 Copy = Callable[[], object]
 
 
@@ -40,9 +40,9 @@ def ours(gpu: Gpu, job: Job, direction: str, stream: Any, cap: int = 0) -> list[
 
 def peers(gpu: Gpu, job: Job, direction: str, stream: Any) -> list[Contender]:
     found = [_torch(job, direction), _triton(gpu, job, direction)]
-    if direction == "gather":
+    if direction == "gather" and gpu.has_cupy:
         found.append(_cupy(gpu, job))
-    if job.case.num_blocks * job.case.planes <= _MOST_PIECES:
+    if gpu.has_cupy and job.case.num_blocks * job.case.planes <= _MOST_PIECES:
         found.append(_loop(gpu, job, direction, stream))
     return [contender for contender in found if contender is not None]
 

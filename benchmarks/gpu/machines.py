@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from importlib import import_module
+from importlib import import_module, util
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ class Gpu(Protocol):
     name: str
     device: str
     is_real: bool
+    has_cupy: bool
     multiprocessors: int
     has_bulk: bool
 
@@ -60,7 +61,7 @@ class RealGpu:
     device = "cuda:0"
 
     def __init__(self) -> None:
-        self._cupy = import_module("cupy")
+        self.has_cupy = util.find_spec("cupy") is not None
         torch.cuda.init()
         properties = torch.cuda.get_device_properties(0)
         self.name = properties.name
@@ -118,11 +119,12 @@ class RealGpu:
         return cuda.CudaTransfer(*arguments, **options)
 
     def take(self, source: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> None:
-        with self._cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream):
-            self._cupy.take(*map(self._cupy.asarray, (source, rows)), 0, self._cupy.asarray(out))
+        cupy = import_module("cupy")
+        with cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream):
+            cupy.take(cupy.asarray(source), cupy.asarray(rows), 0, cupy.asarray(out))
 
     def memcpy(self, to: int, source: int, num_bytes: int, stream: Any) -> None:
-        runtime = self._cupy.cuda.runtime
+        runtime = import_module("cupy").cuda.runtime
         runtime.memcpyAsync(to, source, num_bytes, runtime.memcpyDefault, stream.cuda_stream)
 
 
@@ -140,6 +142,7 @@ class DryGpu:
     name = "none: a dry run on the CPU"
     device = "cpu"
     is_real = False
+    has_cupy = True  # numpy and memmove stand in
     multiprocessors = 4
     has_bulk = True
 

@@ -26,7 +26,8 @@ PagedLayout::PagedLayout(std::vector<uint64_t> plane_bases, uint32_t num_layers,
   std::vector<uint64_t> sorted = plane_bases_;
   std::ranges::sort(sorted);
   for (size_t i = 0; i < sorted.size(); ++i) {
-    for (size_t j = i + 1; j < sorted.size(); ++j) {
+    // Planes that are further apart than one reaches cannot meet, nor can those behind.
+    for (size_t j = i + 1; j < sorted.size() && sorted[j] - sorted[i] < plane_bytes(); ++j) {
       check(!overlap(sorted[i], sorted[j]), "share no byte", "two planes that do");
     }
   }
@@ -36,7 +37,7 @@ PagedLayout::PagedLayout(std::vector<uint64_t> plane_bases, uint32_t num_layers,
 // they are there at the same time.
 bool PagedLayout::overlap(uint64_t low_base, uint64_t high_base) const noexcept {
   const uint64_t apart = high_base - low_base;
-  if (apart >= (num_blocks_ - 1) * block_stride_ + run_bytes_) return false;
+  if (apart >= plane_bytes()) return false;
   if (num_blocks_ == 1) return true;
   const uint64_t steps = apart / block_stride_, offset = apart % block_stride_;
   // The block of the low plane that starts before the high plane's first one, and the next.

@@ -11,7 +11,8 @@ namespace kvcore {
 class PagedLayout {
  public:
   // Planes come layer after layer, equally many a layer. Throws std::invalid_argument naming
-  // `layers` when there are no bytes, the layers differ, or two blocks share a byte. O(planes^2).
+  // `layers` when there are no bytes, the layers differ, or two blocks share a byte. O(planes log
+  // planes), and O(planes^2) where the planes of several layers lie between each other's blocks.
   PagedLayout(std::vector<uint64_t> plane_bases, uint32_t num_layers, uint32_t num_blocks,
               uint64_t block_stride, uint64_t run_bytes);
 
@@ -23,6 +24,8 @@ class PagedLayout {
   uint64_t block_stride() const noexcept { return block_stride_; }
   uint64_t run_bytes() const noexcept { return run_bytes_; }
   uint64_t block_bytes() const noexcept { return num_planes() * run_bytes_; }
+  // From the first byte of a plane to its last.
+  uint64_t plane_bytes() const noexcept { return (num_blocks_ - 1) * block_stride_ + run_bytes_; }
 
  private:
   bool overlap(uint64_t low_base, uint64_t high_base) const noexcept;

@@ -33,7 +33,7 @@ from planted import BUGS, Bug
 ROOT = Path(__file__).resolve().parents[2]
 COPY = ROOT / "build" / "bugs"
 BUILD = COPY / "out"
-COPIED = ("CMakeLists.txt", "pyproject.toml", "csrc", "kvcore", "tests", "third_party")
+COPIED = ("CMakeLists.txt", "pyproject.toml", "cmake", "csrc", "kvcore", "tests", "third_party")
 SITE_PACKAGES = sysconfig.get_path("purelib")
 MAX_SECONDS = 60  # of one bug's tests, which take a few
 SOME = (
@@ -99,6 +99,7 @@ def configure() -> None:
         "CMAKE_INTERPROCEDURAL_OPTIMIZATION": "OFF",
         "CMAKE_LIBRARY_OUTPUT_DIRECTORY": str(COPY / "kvcore"),
         "CMAKE_MODULE_PATH": f"{SITE_PACKAGES}/cython_cmake/cmake",
+        "KVCORE_CUDA": "off",
         "KVCORE_TESTS": "ON",
         "Python_EXECUTABLE": sys.executable,
         "pybind11_DIR": f"{SITE_PACKAGES}/pybind11/share/cmake/pybind11",

@@ -159,7 +159,8 @@ class LateRing {
   void load(uint32_t slot, uint64_t from, uint32_t bytes) {
     REQUIRE((from % kBulkAlignment == 0 && bytes % kBulkAlignment == 0 && bytes > 0));
     REQUIRE(!slots_[slot].load.has_value());
-    for (const Copy& store : stores_) REQUIRE((store.slot != slot || store.is_read));
+    auto still_reads = [&](const Copy& store) { return store.slot == slot && !store.is_read; };
+    REQUIRE(std::ranges::none_of(stores_, still_reads));
     slots_[slot].load = Copy{slot, from, bytes};
   }
   void wait_loaded(uint32_t slot, uint32_t parity) {
@@ -224,7 +225,8 @@ void check_all_ways(const Shape& shape, std::mt19937& random) {
   CAPTURE(shape.run_bytes);
   CAPTURE(widest);
   for (uint32_t word_bytes : {16u, 4u, 1u}) {
-    if (word_bytes > widest) continue;
+    // Narrow words take their time, and find nothing more in large runs.
+    if (word_bytes > widest || (word_bytes < widest && shape.run_bytes > 30000)) continue;
     for (uint32_t num_warps : {1u, 3u, 64u}) {
       memory.check(Direction::kGather,
                    [&] { load_store<Direction::kGather>(view, word_bytes, num_warps); });
@@ -241,8 +243,8 @@ void check_all_ways(const Shape& shape, std::mt19937& random) {
 
 TEST_CASE("kernel bodies copy pages of every layout") {
   std::mt19937 random(7);
-  // Pages of 16 tokens: GQA with 8 heads of 128 in bf16 and fp8, MLA in bf16 and fp8 with scales.
-  for (uint32_t page : {32768u, 16384u, 18432u, 10496u, 16u}) {
+  // Pages of 16 tokens: GQA with 8 heads of 128 in bf16, MLA in bf16 and in fp8 with scales.
+  for (uint32_t page : {32768u, 18432u, 10496u, 16u}) {
     // [2, blocks, ...]: K and V are planes; [blocks, 2, ...]: one run; MLA; one tensor of 5 layers.
     for (auto [planes, pages] : {std::pair{6u, 1u}, {3u, 2u}, {3u, 1u}, {1u, 10u}}) {
       check_all_ways({planes, 9, 7, 5, page * pages, 0, 0, 0}, random);

@@ -9,6 +9,7 @@ CudaDevice::CudaDevice(int number) : number_(number) {
   int multiprocessors = 0;
   KV_CUDA(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, number));
   num_multiprocessors_ = static_cast<uint32_t>(multiprocessors);
+  check_cuda(load_kernels(), "loading the kernels");
   const cudaError_t bulk = prepare_bulk();
   if (bulk != cudaErrorNotSupported) check_cuda(bulk, "bulk kernels");
   has_bulk_ = bulk == cudaSuccess;

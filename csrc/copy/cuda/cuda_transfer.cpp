@@ -13,7 +13,7 @@ namespace kvcore {
 namespace {
 
 constexpr std::chrono::microseconds kFirstNap{10};
-constexpr std::chrono::microseconds kLongestNap{500};
+constexpr std::chrono::microseconds kLongestNap{100};
 
 [[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument(message); }
 
@@ -90,10 +90,8 @@ CudaTransfer::~CudaTransfer() {
 void CudaTransfer::find_places() {
   using Kind = PointerPlace::Kind;
   const PagedLayout& layout = plan_.layout();
-  const uint64_t plane_bytes =
-      (layout.num_blocks() - 1) * layout.block_stride() + layout.run_bytes();
   for (uint64_t base : layout.plane_bases()) {
-    for (uint64_t address : {base, base + plane_bytes - 1}) {
+    for (uint64_t address : {base, base + layout.plane_bytes() - 1}) {
       const PointerPlace place = place_of(address);
       if (place.kind != Kind::kDevice || place.device != device()) {
         refuse("layers must lie in the memory of CUDA device " + std::to_string(device()) +

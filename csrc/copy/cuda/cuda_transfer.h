@@ -9,7 +9,7 @@
 #include <optional>
 #include <vector>
 
-#include "copy/cuda/batched_copy.h"
+#include "copy/cuda/copy_engine.h"
 #include "copy/cuda/cuda_device.h"
 #include "copy/cuda/resources.h"
 #include "copy/cuda/staged_copy.h"

@@ -184,12 +184,36 @@ cudaError_t launch_bulk(const CopyView& view, Direction direction, uint32_t thre
   });
 }
 
+cudaError_t load_kernels() noexcept {
+  cudaFuncAttributes attributes;
+  for (const auto kernel : {&load_store_kernel<Words16, Direction::kGather>,
+                            &load_store_kernel<Words16, Direction::kScatter>,
+                            &load_store_kernel<Words<uint32_t>, Direction::kGather>,
+                            &load_store_kernel<Words<uint32_t>, Direction::kScatter>,
+                            &load_store_kernel<Words<uint8_t>, Direction::kGather>,
+                            &load_store_kernel<Words<uint8_t>, Direction::kScatter>,
+                            &bulk_kernel<Direction::kGather>, &bulk_kernel<Direction::kScatter>}) {
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
 cudaError_t prepare_bulk() noexcept {
-  int device = 0, major = 0;
-  if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
-  cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  int device = 0, major = 0, shared_bytes = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  }
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  }
   if (error != cudaSuccess) return error;
-  if (major < 9) return cudaErrorNotSupported;
+  // Devices for desktops have bulk copies, but not the memory for this ring.
+  constexpr uint32_t kBarrierBytes = kBulkSlots * sizeof(uint64_t);
+  if (major < 9 || static_cast<uint32_t>(shared_bytes) < kBulkRingBytes + kBarrierBytes) {
+    return cudaErrorNotSupported;
+  }
   for (const auto kernel : {&bulk_kernel<Direction::kGather>, &bulk_kernel<Direction::kScatter>}) {
     // Where the device runs code that was compiled for an older one, the kernel is empty.
     cudaFuncAttributes attributes;

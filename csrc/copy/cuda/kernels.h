@@ -22,9 +22,13 @@ cudaError_t launch_load_store(const CopyView& view, Direction direction, uint32_
 cudaError_t launch_bulk(const CopyView& view, Direction direction, uint32_t thread_blocks,
                         cudaStream_t stream) noexcept;
 
+// Loads the kernels' code onto the current device, which otherwise the first launch would do, and
+// that may be part of a capture.
+cudaError_t load_kernels() noexcept;
+
 // Lets the bulk kernels of the current device have their ring; once a device, before a launch.
-// cudaErrorNotSupported where there are no bulk copies: compute capability below 9.0, or a build
-// without code for it.
+// cudaErrorNotSupported where there are no bulk copies: compute capability below 9.0, too little
+// shared memory, or a build without code for it.
 cudaError_t prepare_bulk() noexcept;
 
 }  // namespace kvcore

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "copy/cuda/copy_engine.h"
 #include "copy/cuda/kernels.h"
 #include "copy/device_path.h"
 
@@ -90,27 +91,26 @@ void StagedCopy::scatter(const Part& part, Slot& slot, uint32_t word_bytes, uint
   slot.emptied.record(stream);
 }
 
-// Between a slot and the slab: blocks that follow each other in the slab make one copy.
+// Between a slot and the slab: blocks that follow each other in both make one copy.
 void StagedCopy::copy_rows(const Part& part, Direction direction) {
   const uint32_t* blocks = part.host.slab_blocks;
   const uint64_t row_bytes = part.staged.slab_stride, stride = part.host.slab_stride;
+  EngineCopies rows;
   for (uint32_t first = 0, end = 0; first < part.host.num_blocks; first = end) {
-    for (end = first + 1; end < part.host.num_blocks && blocks[end] == blocks[end - 1] + 1;) ++end;
-    const uint64_t rows = end - first;
-    // Rows without gaps are one.
-    const bool dense = row_bytes == stride;
-    const uint64_t width = dense ? rows * row_bytes : row_bytes, height = dense ? 1 : rows;
-    auto* slab = reinterpret_cast<std::byte*>(part.host.slab + blocks[first] * stride);
-    auto* slot = reinterpret_cast<std::byte*>(part.staged.slab + first * row_bytes);
-    const uint64_t slab_pitch = dense ? width : stride;
+    end = first + 1;
+    if (row_bytes == stride) {
+      while (end < part.host.num_blocks && blocks[end] == blocks[end - 1] + 1) ++end;
+    }
+    const uint64_t slab = part.host.slab + blocks[first] * stride;
+    const uint64_t slot = part.staged.slab + first * row_bytes;
+    const uint64_t bytes = (end - first) * row_bytes;
     if (direction == Direction::kGather) {
-      KV_CUDA(cudaMemcpy2DAsync(slab, slab_pitch, slot, width, width, height, cudaMemcpyDefault,
-                                side_.get()));
+      rows.add(slot, slab, bytes);
     } else {
-      KV_CUDA(cudaMemcpy2DAsync(slot, width, slab, slab_pitch, width, height, cudaMemcpyDefault,
-                                side_.get()));
+      rows.add(slab, slot, bytes);
     }
   }
+  rows.enqueue(0, rows.bytes.size(), side_.get());
 }
 
 }  // namespace kvcore

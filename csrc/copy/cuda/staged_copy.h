@@ -13,7 +13,7 @@ namespace kvcore {
 
 // Copies between a device and pinned host memory by way of a ring of slots in device memory: a
 // kernel gathers a chunk into a slot (or scatters it from there) on the caller's stream, while the
-// copy engine moves other slots on a stream of our own, in copies as long as the slab allows. Owns
+// copy engine moves other slots on a stream of our own, all rows of a slot in one call. Owns
 // the ring, 3 x 16 MiB. One copy at a time.
 class StagedCopy {
  public:

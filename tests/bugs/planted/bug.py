@@ -41,7 +41,7 @@ class Bug:
         ValueError
             If it does not apply any more.
         """
-        texts = {file: file.read_text() for file in sorted(root.glob(self.files))}
+        texts = {file: file.read_text() for file in sorted(root.glob(self.files)) if file.is_file()}
         found = {file: text.count(self.find) for file, text in texts.items() if self.find in text}
         if list(found.values()) != [1]:
             raise ValueError(

@@ -1,4 +1,4 @@
-#include "copy/cuda/batched_copy.h"
+#include "copy/cuda/copy_engine.h"
 
 #include <cuda.h>
 #include <cudaTypedefs.h>
@@ -44,11 +44,22 @@ bool enqueue_batch(uint64_t*, uint64_t*, size_t*, size_t, cudaStream_t) { return
 
 }  // namespace
 
+void EngineCopies::enqueue(size_t first, size_t count, cudaStream_t stream) {
+  if (count == 0) return;
+  if (!is_capturing(stream) &&
+      enqueue_batch(to.data() + first, from.data() + first, bytes.data() + first, count, stream)) {
+    return;
+  }
+  for (size_t i = first; i < first + count; ++i) {
+    KV_CUDA(cudaMemcpyAsync(reinterpret_cast<void*>(to[i]), reinterpret_cast<const void*>(from[i]),
+                            bytes[i], cudaMemcpyDefault, stream));
+  }
+}
+
 BatchedCopy::BatchedCopy(const Pieces& pieces) : first_of_plane_(pieces.first_of_plane) {
   for (const Piece& piece : pieces.all) {
-    paged_.push_back(piece.paged);
-    slab_.push_back(piece.slab);
-    bytes_.push_back(piece.bytes);
+    gather_.add(piece.paged, piece.slab, piece.bytes);
+    scatter_.add(piece.slab, piece.paged, piece.bytes);
   }
 }
 
@@ -56,29 +67,16 @@ void BatchedCopy::enqueue(Direction direction, uint32_t first_plane, uint32_t nu
                           cudaStream_t stream) {
   const size_t first = first_of_plane_[first_plane];
   const size_t count = first_of_plane_[first_plane + num_planes] - first;
-  if (count == 0) return;
+  EngineCopies& copies = direction == Direction::kGather ? gather_ : scatter_;
   if (stream != nullptr && stream != cudaStreamLegacy) {
-    enqueue_runs(direction, first, count, stream);
+    copies.enqueue(first, count, stream);
     return;
   }
   both_.record(stream);
   both_.hold(side_.get());
-  enqueue_runs(direction, first, count, side_.get());
+  copies.enqueue(first, count, side_.get());
   both_.record(side_.get());
   both_.hold(stream);
-}
-
-void BatchedCopy::enqueue_runs(Direction direction, size_t first, size_t count,
-                               cudaStream_t stream) {
-  const bool gathers = direction == Direction::kGather;
-  uint64_t* from = (gathers ? paged_ : slab_).data() + first;
-  uint64_t* to = (gathers ? slab_ : paged_).data() + first;
-  size_t* bytes = bytes_.data() + first;
-  if (enqueue_batch(to, from, bytes, count, stream)) return;
-  for (size_t i = 0; i < count; ++i) {
-    KV_CUDA(cudaMemcpyAsync(reinterpret_cast<void*>(to[i]), reinterpret_cast<const void*>(from[i]),
-                            bytes[i], cudaMemcpyDefault, stream));
-  }
 }
 
 }  // namespace kvcore
