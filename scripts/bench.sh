@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# bench.sh [NAME [JSON]]: runs a benchmark of .venv's kvcore (hash, table, cache or evict; all of them
+# bench.sh [NAME [JSON]]: runs a benchmark of .venv's kvcore (hash, table, cache, evict, copy or disk; all
 # where none is named) beside its peers. These are installed once a version of benchmarks/peers.txt
 # and of Python, under ${XDG_CACHE_HOME:-~/.cache}/kvcore.
 set -euo pipefail
@@ -10,9 +10,9 @@ python=$root/.venv/bin/python
 requirements=$root/benchmarks/peers.txt
 
 case $name in
-  "" | hash | table | cache | evict) ;;
+  "" | hash | table | cache | evict | copy | disk) ;;
   *)
-    echo "bench: there is no benchmark '$name'; there are: hash, table, cache, evict" >&2
+    echo "bench: there is no benchmark '$name'; there are: hash, table, cache, evict, copy, disk" >&2
     exit 2
     ;;
 esac

@@ -15,6 +15,7 @@ void register_plan(pybind11::module_& module);
 void register_curve(pybind11::module_& module);
 void register_slab(pybind11::module_& module);
 void register_copy(pybind11::module_& module);
+void register_raw_loop(pybind11::module_& module);
 void register_stores(pybind11::module_& module);
 
 }  // namespace kvcore::bindings

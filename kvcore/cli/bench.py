@@ -1,4 +1,4 @@
-"""`kvcore bench`: hash, table, cache and eviction policies beside their peers."""
+"""`kvcore bench`: parts of kvcore beside their peers."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from kvcore.cli.output import check_output, console, new_table
 if TYPE_CHECKING:
     from kvcore.bench.harness import Row
 
-BENCHES = ("hash", "table", "cache", "evict")
+BENCHES = ("hash", "table", "cache", "evict", "copy", "disk")
 
 
 @click.command()
 @click.argument(
-    "names", metavar="[hash|table|cache|evict]...", nargs=-1, type=click.Choice(BENCHES)
+    "names", metavar="[hash|table|cache|evict|copy|disk]...", nargs=-1, type=click.Choice(BENCHES)
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write a report here.")
 @click.option("--quick", is_flag=True, help="Small sizes: shows that it runs, measures nothing.")
 def bench(names: tuple[str, ...], json_path: Path | None, quick: bool) -> None:
-    """Measure hash, table, cache and eviction beside their peers; all, or those that are named.
+    """Measure parts of kvcore beside their peers; all, or those that are named.
 
     Peers that are not installed are named and left out; `make bench BENCH=hash` brings them.
     """
