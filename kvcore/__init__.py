@@ -23,7 +23,7 @@ from kvcore.cache import KVCache, KVCacheStats, Lookup
 from kvcore.hashing import BlockHasher, Namespace, fold
 from kvcore.layers import PagedLayers
 from kvcore.shared_slab import SharedSlab
-from kvcore.slabs import HostSlab
+from kvcore.slabs import DeviceSlab, HostSlab
 
 __version__ = "0.1.0"
 
@@ -33,6 +33,7 @@ __all__ = [
     "BlockHasher",
     "BlockState",
     "CacheStats",
+    "DeviceSlab",
     "Evicted",
     "HostSlab",
     "KVCache",

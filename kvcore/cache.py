@@ -20,9 +20,10 @@ from kvcore._core import (
     TenantQuota,
 )
 from kvcore.copies import CopyPool, TransferPlan
+from kvcore.device_copy import device_transfer
 from kvcore.hashing import HashArray
 from kvcore.layers import PagedLayers
-from kvcore.operations import Load, Operation, Prefetch, Save, Transfer, Write
+from kvcore.operations import Handle, Load, Operation, Prefetch, Save, Transfer, Write
 from kvcore.planes import IntArray, integers
 from kvcore.slabs import HostSlab
 from kvcore.stores import Store
@@ -87,11 +88,12 @@ class KVCache:
     """The KV-cache blocks of one engine: in a slab, and behind it in a store.
 
     An engine asks with `lookup` what there is of a prompt, brings what only the store has into the
-    slab with `prefetch`, pins with `acquire`, copies into its own paged memory with `load`, computes
-    the rest, and keeps that with `store`. Blocks that are stored are written behind to the store;
-    until then they do not leave the slab, as long as no more than `max_dirty` of it wait. What
-    leaves the slab is found in the store again. Bytes that came from a store are verified before
-    they can be loaded. A store that is slow or dead costs a prefetch its time limit, then a miss.
+    slab with `prefetch`, pins with `acquire`, copies into its own paged memory with `load`,
+    computes the rest, and keeps that with `store`. Blocks that are stored are written behind to the
+    store; until then they do not leave the slab, as long as no more than `max_dirty` of it wait.
+    What leaves the slab is found in the store again. Bytes that came from a store are verified
+    before they can be loaded. A store that is slow or dead costs a prefetch its time limit, then a
+    miss.
 
     Parameters
     ----------
@@ -214,7 +216,13 @@ class KVCache:
         return self._cache.acquire(hashes, request)
 
     def load(
-        self, lease: Lease, layers: PagedLayers, block_ids: IntArray, *, first_block: int = 0
+        self,
+        lease: Lease,
+        layers: PagedLayers,
+        block_ids: IntArray,
+        *,
+        first_block: int = 0,
+        stream: object = 0,
     ) -> Transfer:
         """Start to copy pinned blocks into an engine's layers.
 
@@ -226,17 +234,22 @@ class KVCache:
             The engine's paged memory.
         block_ids : integer[n]
             Which of the engine's blocks take the lease's blocks ``first_block .. first_block + n``.
+        first_block : int
+        stream : int, or a stream of torch, cupy or cuda.core
+            Where the memory is a device's: the stream that the copy is enqueued on. The slab has to
+            be pinned then.
         """
         self._settle()
         ids = integers("block_ids", block_ids)
         held = lease.share()  # nothing, when the lease was released before
         if not 0 <= first_block <= held.num_blocks - len(ids):
             raise ValueError(
-                f"block_ids must be at most the {held.num_blocks} blocks that the lease holds, from "
-                f"first_block={first_block} on, got {len(ids)}"
+                f"block_ids must be at most the {held.num_blocks} blocks that the lease holds, "
+                f"from first_block={first_block} on, got {len(ids)}"
             )
-        plan = self._plan(layers, ids, held.block_ids[first_block : first_block + len(ids)])
-        return self._follow(Load(self._pool.scatter(plan), held))
+        slab_ids = held.block_ids[first_block : first_block + len(ids)]
+        handle = self._copy(layers, ids, slab_ids, stream, gathers=False)
+        return self._follow(Load(handle, held))
 
     def store(
         self,
@@ -244,6 +257,8 @@ class KVCache:
         layers: PagedLayers,
         block_ids: IntArray,
         request: RequestInfo | None = None,
+        *,
+        stream: object = 0,
     ) -> Transfer:
         """Start to keep blocks that an engine computed.
 
@@ -257,6 +272,8 @@ class KVCache:
         block_ids : integer[n]
             Where the engine has these blocks.
         request : RequestInfo, optional
+        stream
+            As for `load`.
         """
         self._settle()
         all_ids = integers("block_ids", block_ids)
@@ -267,12 +284,12 @@ class KVCache:
         reservation = self._cache.reserve(hashes, request)
         try:
             ids = all_ids[reservation.new_positions]
-            plan = self._plan(layers, ids, reservation.block_ids)
+            handle = self._copy(layers, ids, reservation.block_ids, stream, gathers=True)
         except BaseException:
             reservation.abort()
             raise
         write = partial(self._write_behind, hashes)
-        return self._follow(Save(self._pool.gather(plan), reservation, write))
+        return self._follow(Save(handle, reservation, write))
 
     def finish(
         self, request: RequestInfo, output_tokens: int = 0, next_use_us: int | None = None
@@ -313,13 +330,29 @@ class KVCache:
     def __exit__(self, *args: object) -> None:
         self.close()
 
-    def _plan(self, layers: PagedLayers, ids: IntArray, slab_ids: IntArray) -> TransferPlan:
-        if isinstance(layers, PagedLayers) and layers.block_bytes != self.block_bytes:
+    def _copy(
+        self,
+        layers: PagedLayers,
+        ids: IntArray,
+        slab_ids: IntArray,
+        stream: object,
+        *,
+        gathers: bool,
+    ) -> Handle:
+        """Starts a copy by the CPU, or by the device that has the layers."""
+        if not isinstance(layers, PagedLayers):
+            raise TypeError(f"layers must be PagedLayers, got {type(layers).__name__}")
+        if layers.block_bytes != self.block_bytes:
             raise ValueError(
                 f"layers must have blocks of {self.block_bytes} bytes, as the slab has, "
                 f"got {layers.block_bytes}"
             )
-        return TransferPlan(layers, self._slab, ids, slab_ids)
+        if layers.device == "cpu":
+            plan = TransferPlan(layers, self._slab, ids, slab_ids)
+            return self._pool.gather(plan) if gathers else self._pool.scatter(plan)
+        transfer = device_transfer(layers, self._slab, ids, slab_ids, device=layers.device)
+        enqueue = transfer.gather if gathers else transfer.scatter
+        return enqueue(stream, layers_a_step=1)
 
     def _follow(self, operation: _O) -> _O:
         if not operation.settle():

@@ -63,6 +63,29 @@ def devices() -> Sequence[DeviceFacts]:
     return native.devices() if native else ()
 
 
+def pinning() -> object:
+    """How host memory is registered with the GPUs, as `HostSlab.pin` takes it.
+
+    Raises
+    ------
+    RuntimeError
+        If CUDA is not available.
+    """
+    return _require_available().pinning
+
+
+def allocate(num_bytes: int, device: int = 0) -> _cuda.Memory:
+    """Memory of a GPU; it is given back with its last reference.
+
+    Raises
+    ------
+    RuntimeError
+        If CUDA is not available, or has not so much.
+    """
+    memory: _cuda.Memory = _require_available().Memory(_device(device), num_bytes)
+    return memory
+
+
 class CudaHandle:
     """A copy that was enqueued. Keeps the memory of both sides until it is done. Thread safe."""
 
@@ -87,6 +110,17 @@ class CudaHandle:
     def wait_layer(self, layer: int, timeout_s: float | None = None) -> bool:
         """Block until a layer is in place; False when the time is over first."""
         return self._handle.wait_layer(layer, timeout_s)
+
+    def failed(self) -> bool:
+        """Whether CUDA failed."""
+        try:
+            self._handle.done()
+        except RuntimeError:
+            return True
+        return False
+
+    def cancel(self) -> None:
+        """Does nothing: what was enqueued on a stream cannot be taken back."""
 
     def hold_stream(self, stream: object, layer: int) -> None:
         """Make a stream wait for a layer: what is enqueued on it later finds that in place.
@@ -142,10 +176,8 @@ class CudaTransfer:
     ) -> None:
         memory = SlabMemory.of(slab)
         numbers = plan_numbers(layers, memory, block_ids, slab_blocks)
-        if (why := why_unavailable()) is not None:
-            raise RuntimeError(f"CUDA is not available: {why}")
         self._num_layers = layers.num_layers
-        self._native: _cuda.Transfer = _require_module().Transfer(
+        self._native: _cuda.Transfer = _require_available().Transfer(
             owner=(layers, memory),
             device=_device(device),
             path=path,
@@ -204,13 +236,14 @@ def _module() -> ModuleType | None:
     return _cuda
 
 
-def _require_module() -> ModuleType:
-    native = _module()
-    assert native is not None, "available() has said so"
+def _require_available() -> ModuleType:
+    why, native = why_unavailable(), _module()
+    if why is not None or native is None:
+        raise RuntimeError(f"CUDA is not available: {why}")
     return native
 
 
 @cache
 def _device(number: int) -> _cuda.Device:
-    device: _cuda.Device = _require_module().Device(number)
+    device: _cuda.Device = _require_available().Device(number)
     return device

@@ -111,9 +111,7 @@ def _shape_of_memory(layer: Described) -> tuple[object, ...]:
     return layer.dtype, layer.shape, layer.strides, layer.device
 
 
-def _take_apart(
-    tensor: Described, layer_axis: int, block_axis: int
-) -> tuple[list[Described], int]:
+def _take_apart(tensor: Described, layer_axis: int, block_axis: int) -> tuple[list[Described], int]:
     """The layers of a tensor, and their block axis."""
     axes = len(tensor.shape)
     layer_axis = _axis("layer_axis", layer_axis, axes)
@@ -161,5 +159,7 @@ def _runs(layer: Described, block_axis: int) -> tuple[npt.NDArray[np.uint64], in
             break
         dense.add((size, stride))
         run_bytes *= size
-    steps = [range(0, size * stride, stride) for size, stride in axes if (size, stride) not in dense]
+    steps = [
+        range(0, size * stride, stride) for size, stride in axes if (size, stride) not in dense
+    ]
     return np.array([sum(at) for at in product(*steps)], np.uint64), run_bytes

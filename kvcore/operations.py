@@ -8,21 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Lock
-from typing import TypeAlias
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from kvcore._core import (
     Batch,
-    BlockState,
     Lease,
     Outcome,
     PrefixCache,
     Reservation,
 )
-from kvcore.copies import TransferHandle
 from kvcore.hashing import HashArray
+
+
+class Handle(Protocol):
+    """A copy under way, by whoever copies."""
+
+    def done(self) -> bool: ...
+    def failed(self) -> bool: ...
+    def wait(self, timeout_s: float | None = None) -> bool: ...
+    def wait_layer(self, layer: int, timeout_s: float | None = None) -> bool: ...
+    def cancel(self) -> None: ...
 
 
 class Operation:
@@ -113,7 +121,7 @@ class Transfer(Operation):
         BYPASSED ones.
     """
 
-    def __init__(self, handle: TransferHandle, states: npt.NDArray[np.uint8] | None = None) -> None:
+    def __init__(self, handle: Handle, states: npt.NDArray[np.uint8] | None = None) -> None:
         super().__init__()
         self._handle = handle
         self.states = states
@@ -137,16 +145,20 @@ class Transfer(Operation):
         self._handle.cancel()
         self.settle()
 
+    def _is_over(self) -> bool:
+        """A device that failed copies no more, and tells the one who waits, not all others."""
+        return self._handle.failed() or self._handle.done()
+
 
 class Load(Transfer):
     """Slab to engine; the blocks stay pinned until it is done."""
 
-    def __init__(self, handle: TransferHandle, lease: Lease) -> None:
+    def __init__(self, handle: Handle, lease: Lease) -> None:
         super().__init__(handle)
         self._lease = lease
 
     def _settle(self) -> bool:
-        if not self._handle.done():
+        if not self._is_over():
             return False
         self._lease.release()
         return True
@@ -157,7 +169,7 @@ class Save(Transfer):
 
     def __init__(
         self,
-        handle: TransferHandle,
+        handle: Handle,
         reservation: Reservation,
         published: Callable[[Reservation], None],
     ) -> None:
@@ -166,7 +178,7 @@ class Save(Transfer):
         self._published = published
 
     def _settle(self) -> bool:
-        if not self._handle.done():
+        if not self._is_over():
             return False
         if self._handle.failed():
             self._reservation.abort()

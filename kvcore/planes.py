@@ -59,6 +59,9 @@ class SlabMemory:
         """
         if isinstance(slab, SlabMemory):
             return slab
+        memory = getattr(slab, "slab_memory", None)
+        if isinstance(memory, SlabMemory):
+            return memory
         address, shape, strides, dtype, _, _ = described("slab", slab)
         if dtype != "uint8" or len(shape) != 2 or 0 in shape:
             raise ValueError(
@@ -178,7 +181,8 @@ def described(name: str, array: Any) -> Described:
             size,
             str(array.device),
         )
-    for protocol, device in (("__cuda_array_interface__", "cuda"), ("__array_interface__", "cpu")):
+    cuda = f"cuda:{getattr(getattr(array, 'device', None), 'id', 0)}"
+    for protocol, device in (("__cuda_array_interface__", cuda), ("__array_interface__", "cpu")):
         interface = getattr(array, protocol, None)
         if interface is None:
             continue

@@ -23,8 +23,8 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class _Manifest:
-    """What a slab is. Owners hold a shared flock on its file, which ends with them however they die;
-    so a manifest without a lock has no owner."""
+    """What a slab is. Owners hold a shared flock on its file, which ends with them however they
+    die, so a manifest without a lock has no owner."""
 
     num_blocks: int
     block_bytes: int
@@ -192,9 +192,7 @@ def _make(path: Path, manifest: _Manifest, num_bytes: int) -> int:
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_SH)
-        fd = os.open(
-            _data_of(path), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
-        )
+        fd = os.open(_data_of(path), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             # Room that is promised and not there would kill whoever touches it.
             os.posix_fallocate(fd, 0, num_bytes)
@@ -276,7 +274,9 @@ def _locked() -> Iterator[None]:
         with suppress(FileExistsError):
             _directory().mkdir(mode=0o700)
         try:
-            lock = os.open(_directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            lock = os.open(
+                _directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+            )
         except FileNotFoundError:
             continue
         try:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvcore._core import HostMemory
+from kvcore.planes import Described, SlabMemory, described
 
 if TYPE_CHECKING:
     import torch
@@ -138,3 +139,79 @@ class HostSlab:
         return (
             f"{type(self).__name__}(num_blocks={self.num_blocks}, block_bytes={self.block_bytes})"
         )
+
+
+class DeviceSlab:
+    """Memory of a device for blocks: lent by whoever has it, or our own.
+
+    Parameters
+    ----------
+    memory : tensor or array
+        Dense, of any type and shape; it is kept.
+    block_bytes : int
+        Divides the memory.
+
+    Attributes
+    ----------
+    num_blocks, block_bytes : int
+    device : str
+        ``"cuda:0"``, ...
+    slab_memory : SlabMemory
+        As copies take it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type or is not allowed; the message names it.
+    """
+
+    def __init__(self, memory: object, block_bytes: int) -> None:
+        lent = described("memory", memory)
+        num_bytes = _dense_bytes(lent)
+        if isinstance(block_bytes, bool) or not isinstance(block_bytes, int):
+            raise TypeError(f"block_bytes must be an int, got {type(block_bytes).__name__}")
+        if block_bytes < 1 or num_bytes % block_bytes != 0:
+            raise ValueError(
+                f"block_bytes must divide the {num_bytes} bytes of memory, got {block_bytes}"
+            )
+        self._set(lent.address, num_bytes // block_bytes, block_bytes, lent.device, memory)
+
+    @classmethod
+    def allocate(cls, num_blocks: int, block_bytes: int, device: int = 0) -> DeviceSlab:
+        """A slab in memory of its own, of a CUDA device.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument is wrong.
+        RuntimeError
+            CUDA is not available, or has not so much.
+        """
+        from kvcore import cuda
+
+        memory = cuda.allocate(HostMemory.bytes_of(num_blocks, block_bytes), device)
+        slab = cls.__new__(cls)
+        slab._set(memory.address, num_blocks, block_bytes, f"cuda:{device}", memory)
+        return slab
+
+    def _set(
+        self, address: int, num_blocks: int, block_bytes: int, device: str, owner: object
+    ) -> None:
+        self.num_blocks, self.block_bytes, self.device = num_blocks, block_bytes, device
+        self.slab_memory = SlabMemory(address, block_bytes, block_bytes, num_blocks, owner)
+
+    def __repr__(self) -> str:
+        return (
+            f"DeviceSlab(num_blocks={self.num_blocks}, block_bytes={self.block_bytes}, "
+            f"device={self.device!r})"
+        )
+
+
+def _dense_bytes(lent: Described) -> int:
+    """Bytes of memory without gaps."""
+    num_bytes = lent.itemsize
+    for size, stride in reversed(list(zip(lent.shape, lent.strides, strict=True))):
+        if size > 1 and stride != num_bytes:
+            raise ValueError(f"memory must be dense, got strides of {list(lent.strides)} bytes")
+        num_bytes *= size
+    return num_bytes

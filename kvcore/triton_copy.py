@@ -85,6 +85,13 @@ class TritonHandle:
         """Block until a layer is in place; False when the time is over first."""
         return _wait_for(self._event_of(layer), timeout_s)
 
+    def failed(self) -> bool:
+        """False: torch raises where a device fails."""
+        return False
+
+    def cancel(self) -> None:
+        """Does nothing: what was enqueued on a stream cannot be taken back."""
+
     def hold_stream(self, stream: Any, layer: int) -> None:
         """Make a torch stream wait for a layer. Returns at once."""
         for event in self._event_of(layer):

@@ -70,7 +70,8 @@ def payload(hashes: HashArray, block_bytes: int) -> npt.NDArray[np.uint8]:
         words += halves[:, 1:]
         words *= np.uint64(0x94D049BB133111EB)
         words ^= words >> np.uint64(31)
-    return words.view(np.uint8)
+    blocks: npt.NDArray[np.uint8] = words.view(np.uint8)
+    return blocks
 
 
 class Engine:

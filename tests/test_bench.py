@@ -274,7 +274,7 @@ def test_script_refuses_other_names() -> None:
     assert done.returncode == 2
     assert (
         done.stderr
-        == "bench: there is no benchmark 'speed'; there are: hash, table, cache, evict\n"
+        == "bench: there is no benchmark 'speed'; there are: hash, table, cache, evict, copy, disk\n"
     )
 
 

@@ -244,7 +244,9 @@ def test_layers_come_in_order() -> None:
     handle = CopyPool(1).gather(large_plan())
     for layer in range(8):
         assert handle.wait_layer(layer, 10.0)
-    assert handle.wait(10.0) and handle.done() and not handle.failed()
+    assert handle.wait(10.0)
+    assert handle.done()
+    assert not handle.failed()
 
 
 def test_a_wait_may_be_too_short() -> None:
@@ -259,9 +261,12 @@ def test_what_is_cancelled_fails() -> None:
     long, short = large_plan(32), large_plan()
     first, second = pool.gather(long), pool.gather(short)
     second.cancel()
-    assert second.wait(10.0) and second.done() and second.failed()
+    assert second.wait(10.0)
+    assert second.done()
+    assert second.failed()
     assert not second.wait_layer(0, 0.0)
-    assert first.wait(10.0) and not first.failed()
+    assert first.wait(10.0)
+    assert not first.failed()
     first.cancel()
     assert not first.failed()
 
@@ -279,7 +284,10 @@ def test_nothing_to_copy_is_done_at_once() -> None:
     layers = PagedLayers([np.zeros((2, 8), np.uint8)], block_axis=0)
     plan = TransferPlan(layers, np.zeros((2, 8), np.uint8), [], [])
     handle = CopyPool(1).gather(plan)
-    assert handle.done() and handle.wait(0.0) and handle.wait_layer(0, 0.0) and not handle.failed()
+    assert handle.done()
+    assert handle.wait(0.0)
+    assert handle.wait_layer(0, 0.0)
+    assert not handle.failed()
 
 
 def test_threads_may_share_a_pool() -> None:
@@ -393,8 +401,8 @@ def test_layers_that_overlap_are_refused() -> None:
     with pytest.raises(ValueError, match="layers"):
         TransferPlan(PagedLayers([blocks], block_axis=0), np.zeros((5, 20), np.uint8), [0], [0])
     whole = np.zeros((4, 64), np.uint8)
+    layers = PagedLayers([whole, whole], block_axis=0)
     with pytest.raises(ValueError, match="layers"):
-        layers = PagedLayers([whole, whole], block_axis=0)
         TransferPlan(layers, np.zeros((5, 128), np.uint8), [0], [0])
 
 

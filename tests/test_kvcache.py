@@ -1,4 +1,4 @@
-"""KVCache: what an engine stores comes back as it was, from the slab or from the store, or not at all."""
+"""KVCache: what an engine stores comes back as it was, from slab or store, or not at all."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from models.chains import Hashes, hashes_of
 
 from kvcore import HostSlab, KVCache, Namespace, RequestInfo
 from kvcore._core import BlockState, Outcome
+from kvcore.copies import CopyPool, TransferPlan
 from kvcore.layers import PagedLayers
 from kvcore.stores import DiskStore, MemoryStore, Store
 from kvcore.verify import Engine, payload
@@ -21,6 +22,7 @@ from kvcore.verify import Engine, payload
 BLOCK_BYTES = 256
 FINGERPRINT = Namespace("test").fingerprint
 WAIT_S = 30.0
+
 
 @pytest.fixture(params=["memory", "disk"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
@@ -114,8 +116,10 @@ def test_a_load_takes_any_part_of_a_lease() -> None:
     lease = driver.cache.acquire(hashes)
     load = driver.cache.load(lease, driver.engine.layers, ids, first_block=1)
     lease.release()  # the load has a lease of its own
-    assert load.wait(WAIT_S) and load.done()
-    assert load.wait_layer(0, 0.0) and load.wait_layer(1, 0.0)
+    assert load.wait(WAIT_S)
+    assert load.done()
+    assert load.wait_layer(0, 0.0)
+    assert load.wait_layer(1, 0.0)
     assert np.array_equal(driver.engine.read(ids), payload(hashes[1:3], BLOCK_BYTES))
     assert driver.cache.stats().host.num_leases == 0
 
@@ -192,7 +196,8 @@ def test_a_block_that_changed_on_disk_is_a_counted_miss(tmp_path: Path) -> None:
     assert driver.fetch(hashes) == 1
     assert driver.load(hashes) == 1
     stats = driver.cache.stats()
-    assert stats.store is not None and stats.store.corrupt == 1
+    assert stats.store is not None
+    assert stats.store.corrupt == 1
     driver.keep(hashes)
     assert driver.load(hashes) == 3
     driver.cache.close()
@@ -291,10 +296,12 @@ def test_memory_that_a_late_store_may_still_write_is_nobodys() -> None:
 def test_what_came_before_a_fetch_was_cancelled_stays() -> None:
     driver, store = stuck(4)
     prefetch = driver.cache.prefetch(driver.cache.lookup(hashes_of([1, 2, 3])), timeout_s=1.0)
-    assert prefetch is not None and not prefetch.done()
+    assert prefetch is not None
+    assert not prefetch.done()
     store.gets[0].outcomes[[0, 2]] = Outcome.DONE
     prefetch.cancel()
-    assert prefetch.done() and prefetch.wait() == 1
+    assert prefetch.done()
+    assert prefetch.wait() == 1
     stats = driver.cache.stats()
     assert (stats.fetched, stats.not_fetched) == (1, 2)
 
@@ -383,7 +390,7 @@ def test_a_slab_and_a_store_are_asked_for() -> None:
 
 def test_a_store_of_other_values_is_refused() -> None:
     store = MemoryStore(FINGERPRINT, 512, max_bytes=1 << 20)
-    with pytest.raises(ValueError, match="store must have values of 256 bytes.* got 512"):
+    with pytest.raises(ValueError, match=r"store must have values of 256 bytes.* got 512"):
         KVCache(HostSlab(4, BLOCK_BYTES), store)
     store.close()
 
@@ -401,9 +408,11 @@ def test_a_store_with_wrong_ids_leaves_nothing_behind(ids: list[Any]) -> None:
 def test_a_load_beyond_its_lease_is_refused(first: int, ids: list[int]) -> None:
     driver = make(4)
     driver.keep(hashes_of([1, 2]))
-    with driver.cache.acquire(hashes_of([1, 2])) as lease:
-        with pytest.raises(ValueError, match="block_ids must be at most the 2 blocks that the lease"):
-            driver.cache.load(lease, driver.engine.layers, np.array(ids), first_block=first)
+    with (
+        driver.cache.acquire(hashes_of([1, 2])) as lease,
+        pytest.raises(ValueError, match="block_ids must be at most the 2 blocks that the lease"),
+    ):
+        driver.cache.load(lease, driver.engine.layers, np.array(ids), first_block=first)
 
 
 def test_a_load_from_a_lease_that_was_released_is_refused() -> None:
@@ -440,3 +449,70 @@ def test_a_request_can_be_finished() -> None:
     driver.cache.store(hashes_of([1, 2]), driver.engine.layers, ids, request).wait(WAIT_S)
     driver.cache.finish(request, 10)
     assert driver.cache.stats().host.finished_requests == 1
+
+
+# --- Devices ------------------------------------------------------------------------------------
+
+
+class Device:
+    """Stands in for a device: copies as the CPU does, and remembers what it was asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[tuple[str, object, int]] = []
+        self.fails = False
+        monkeypatch.setattr("kvcore.cache.device_transfer", self._transfer)
+
+    def _transfer(self, layers: Any, slab: Any, ids: Any, slab_ids: Any, *, device: str) -> Any:
+        assert device == "cuda:1"
+        layers.device = "cpu"
+        plan = TransferPlan(layers, slab, ids, slab_ids)
+        layers.device = device
+        self._plan = plan
+        return self
+
+    def gather(self, stream: object, *, layers_a_step: int) -> Any:
+        self.calls.append(("gather", stream, layers_a_step))
+        return Broken() if self.fails else CopyPool(1).gather(self._plan)
+
+    def scatter(self, stream: object, *, layers_a_step: int) -> Any:
+        self.calls.append(("scatter", stream, layers_a_step))
+        return Broken() if self.fails else CopyPool(1).scatter(self._plan)
+
+
+class Broken:
+    """A copy of a device that failed."""
+
+    def failed(self) -> bool:
+        return True
+
+    def done(self) -> bool:
+        raise RuntimeError("the device is gone")
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        raise RuntimeError("the device is gone")
+
+
+def test_layers_of_a_device_are_copied_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch)
+    driver = make(8)
+    driver.engine.layers.device = "cuda:1"
+    hashes = hashes_of([1, 2, 3])
+    driver.keep(hashes)
+    assert driver.load(hashes) == 3
+    with driver.cache.acquire(hashes) as lease:
+        assert driver.cache.load(lease, driver.engine.layers, [5, 6, 7], stream=77).wait(WAIT_S)
+    assert device.calls == [("gather", 0, 1), ("scatter", 0, 1), ("scatter", 77, 1)]
+
+
+def test_a_device_that_fails_publishes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch)
+    driver = make(8)
+    driver.engine.layers.device = "cuda:1"
+    device.fails = True
+    ids = driver.engine.block_ids[:3]
+    transfer = driver.cache.store(hashes_of([1, 2, 3]), driver.engine.layers, ids)
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        transfer.wait(WAIT_S)
+    stats = driver.cache.stats()
+    assert (stats.host.in_flight_blocks, stats.host.free_blocks) == (0, 8)
+    assert driver.load(hashes_of([1, 2, 3])) == 0

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,10 @@ def test_of_many_that_start_at_once_one_makes_it(name: str) -> None:
     processes = [Process(name, exclusive=True) for _ in range(8)]
     answers = [process.answer() for process in processes]
     assert answers.count("made") == 1
-    assert sum(answer.startswith("FileExistsError exclusive: another process") for answer in answers) == 7
+    assert (
+        sum(answer.startswith("FileExistsError exclusive: another process") for answer in answers)
+        == 7
+    )
     for process in processes:
         process.end()
     assert files_of(name) == []
@@ -217,7 +220,8 @@ def test_what_persists_is_adopted_with_its_bytes(name: str, killed: bool) -> Non
         SharedSlab(name, 8, 1000, persist=True)
     slab = SharedSlab(name, 8, 1000, persist=True, adopt=True)
     assert slab.origin == "adopted"
-    assert (slab.numpy()[5] == 6).all() and not slab.numpy()[4].any()
+    assert (slab.numpy()[5] == 6).all()
+    assert not slab.numpy()[4].any()
     other = Process(name, persist=True, adopt=True)
     assert other.answer() == "mapped"
     other.end()

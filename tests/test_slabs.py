@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import itertools
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvcore import HostSlab
+from kvcore import DeviceSlab, HostSlab, PagedLayers, cuda
+from kvcore.copies import CopyPool, TransferPlan
 
 PAGE = 4096
 HUGE_PAGE = 2 << 20
@@ -49,14 +51,14 @@ def test_all_pages_are_there(huge_pages: str, threads: int) -> None:
 def test_memory_may_be_of_one_node() -> None:
     slab = HostSlab(1, 100, numa_node=0)
     slab.numpy()[:] = 1
-    with pytest.raises(ValueError, match="numa_node must be a node of this machine .* got 1000"):
+    with pytest.raises(ValueError, match=r"numa_node must be a node of this machine .* got 1000"):
         HostSlab(1, 100, numa_node=1000)
 
 
 def test_huge_pages_that_are_not_there_are_an_error() -> None:
     if int(Path("/proc/sys/vm/nr_hugepages").read_text()) > 0:
         pytest.skip("this machine has huge pages in reserve")
-    with pytest.raises(OSError, match="vm.nr_hugepages"):
+    with pytest.raises(OSError, match=r"vm\.nr_hugepages"):
         HostSlab(1, 100, huge_pages="require")
 
 
@@ -135,15 +137,13 @@ def test_wrong_arguments_are_named(
 
 
 def test_more_memory_than_there_is_is_an_error() -> None:
-    with pytest.raises(OSError, match="cannot (reserve|map|get)"):
+    with pytest.raises(OSError, match=r"cannot (reserve|map|get)"):
         HostSlab(1 << 20, 1 << 26, huge_pages="off")
 
 
 def test_a_slab_can_be_pinned_only_where_a_device_is() -> None:
     slab = HostSlab(1, 64)
     assert not slab.is_pinned
-    from kvcore import cuda
-
     if cuda.available():
         slab.pin()
         slab.pin()
@@ -164,4 +164,49 @@ def test_slabs_are_made_in_threads() -> None:
     for thread in threads:
         thread.join()
     addresses = sorted(slab.numpy().ctypes.data for slab in slabs)
-    assert all(b - a >= 4 << 20 for a, b in zip(addresses, addresses[1:], strict=False))
+    assert all(b - a >= 4 << 20 for a, b in itertools.pairwise(addresses))
+
+
+# --- Slabs of devices ---------------------------------------------------------------------------
+
+
+def test_a_device_slab_is_memory_that_was_lent() -> None:
+    memory = np.arange(600, dtype=np.float32).reshape(20, 30)
+    slab = DeviceSlab(memory, 240)
+    assert (slab.num_blocks, slab.block_bytes, slab.device) == (10, 240, "cpu")
+    assert slab.slab_memory.address == memory.ctypes.data
+    assert slab.slab_memory.owner is memory
+    layers = PagedLayers([np.zeros((4, 60), np.float32)], block_axis=0)
+    assert CopyPool(1).gather(TransferPlan(layers, slab, [1], [9])).wait(10.0)
+    assert not memory.ravel()[540:].any()
+    assert memory.ravel()[1:540].all()
+
+
+def test_a_device_slab_of_torch() -> None:
+    torch = pytest.importorskip("torch")
+    slab = DeviceSlab(torch.zeros(100, dtype=torch.bfloat16), 50)
+    assert (slab.num_blocks, slab.device) == (4, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("memory", "block_bytes", "message"),
+    [
+        (np.zeros((4, 4), np.uint8)[:, :2], 2, "memory must be dense"),
+        (np.zeros(10, np.uint8), 3, "block_bytes must divide the 10 bytes of memory, got 3"),
+        (np.zeros(10, np.uint8), 0, "block_bytes must divide"),
+        (np.zeros(10, np.uint8), 2.0, "block_bytes must be an int, got float"),
+        (b"bytes", 1, "memory must be a tensor or array, got bytes"),
+    ],
+)
+def test_wrong_device_slabs(memory: Any, block_bytes: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        DeviceSlab(memory, block_bytes)
+
+
+def test_device_memory_of_our_own_needs_a_device() -> None:
+    if cuda.available():
+        slab = DeviceSlab.allocate(4, 1 << 20)
+        assert (slab.num_blocks, slab.device) == (4, "cuda:0")
+    else:
+        with pytest.raises(RuntimeError, match="CUDA is not available"):
+            DeviceSlab.allocate(4, 1 << 20)

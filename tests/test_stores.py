@@ -147,7 +147,8 @@ def test_nothing_is_fine(new_store: NewStore) -> None:
         store.contains(none, None),
         store.remove(none, None),
     ):
-        assert outcomes(batch) == [] and batch.is_quiet()
+        assert outcomes(batch) == []
+        assert batch.is_quiet()
     assert store.match(none) == 0
 
 
@@ -317,7 +318,9 @@ class StoreBesideDict(RuleBasedStateMachine):
     def remove(self, keys: list[int]) -> None:
         outcomes(self.store.remove(hashes_each(keys), WAIT_S))
         self.known -= set(keys)
-        assert outcomes(self.store.contains(hashes_each(keys), WAIT_S)) == [Outcome.MISS] * len(keys)
+        assert outcomes(self.store.contains(hashes_each(keys), WAIT_S)) == [Outcome.MISS] * len(
+            keys
+        )
 
     @invariant()
     def holds_no_more_than_it_may(self) -> None:
@@ -489,7 +492,7 @@ store.close()
 
 def test_one_store_a_directory(tmp_path: Path) -> None:
     store = new_disk(tmp_path)
-    with pytest.raises(OSError, match="another store has the directory .* open"):
+    with pytest.raises(OSError, match=r"another store has the directory .* open"):
         new_disk(tmp_path)
     store.close()
     new_disk(tmp_path).close()
@@ -573,7 +576,8 @@ def test_starting_reads_no_values(tmp_path: Path) -> None:
     store = DiskStore(tmp_path, FINGERPRINT, 1 << 20, max_bytes=64 << 20)
     assert store.stats().num_values == 40
     came = get(store, hashes)
-    assert came.index(Outcome.CORRUPT) == 7 and came.count(Outcome.DONE) == 39
+    assert came.index(Outcome.CORRUPT) == 7
+    assert came.count(Outcome.DONE) == 39
     store.close()
 
 
@@ -582,11 +586,13 @@ def test_starting_reads_no_values(tmp_path: Path) -> None:
 
 def test_stores_by_url(tmp_path: Path) -> None:
     store = open_store("memory:?max_bytes=1.5KiB", FINGERPRINT, 256)
-    assert isinstance(store, MemoryStore) and isinstance(store, Store)
+    assert isinstance(store, MemoryStore)
+    assert isinstance(store, Store)
     assert store.stats().max_bytes == 4 * 384
     url = f"disk:{tmp_path}/a%20b?max_bytes=1MiB&fsync=each&direct=false&depth=3&io=threads"
     disk = open_store(url, FINGERPRINT, 256)
-    assert isinstance(disk, DiskStore) and isinstance(disk, Store)
+    assert isinstance(disk, DiskStore)
+    assert isinstance(disk, Store)
     assert (disk.io, disk.is_direct, disk.stats().max_bytes) == ("threads", False, 1 << 20)
     assert (tmp_path / "a b" / "manifest").exists()
     disk.close()

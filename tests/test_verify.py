@@ -105,9 +105,12 @@ def replayed(arguments: list[str], json_path: Path) -> dict[str, int]:
 
 def test_verify_bytes_reports_what_it_checked(chat: Path, tmp_path: Path) -> None:
     first = replayed(arguments(chat, tmp_path / "disk", tmp_path / "1.json"), tmp_path / "1.json")
-    assert first["store_blocks"] > 0 and first["corrupt"] == 0
+    assert first["store_blocks"] > 0
+    assert first["corrupt"] == 0
     again = replayed(arguments(chat, tmp_path / "disk", tmp_path / "2.json"), tmp_path / "2.json")
-    assert again["host_blocks"] + again["store_blocks"] > first["host_blocks"] + first["store_blocks"]
+    assert (
+        again["host_blocks"] + again["store_blocks"] > first["host_blocks"] + first["store_blocks"]
+    )
 
 
 def shared_memory() -> Iterator[str]:
@@ -159,5 +162,6 @@ def test_the_conversation_trace_comes_back_right(tmp_path: Path) -> None:
     assert found.blocks == 276_491
     assert found.store_blocks > 0
     stats = cache.stats()
-    assert stats.store is not None and stats.store.corrupt == 0
+    assert stats.store is not None
+    assert stats.store.corrupt == 0
     store.close()

@@ -49,7 +49,8 @@ class _Memory:
 
     def expected(self, ids: Array) -> Array:
         words = np.arange(0, self.block_bytes // 8, _WORDS, dtype=np.uint64)
-        return words[None, :] + (ids.astype(np.uint64) << np.uint64(32))[:, None]
+        expected: Array = words[None, :] + (ids.astype(np.uint64) << np.uint64(32))[:, None]
+        return expected
 
 
 Copy = Callable[[_Memory, Array], Callable[[], object]]
@@ -145,7 +146,9 @@ def _peers(torch: Any, gathers: bool) -> dict[str, Copy]:
 
     def take(memory: _Memory, ids: Array) -> Callable[[], object]:
         at = ids.astype(np.intp)
-        return lambda: np.take(words(memory.paged), at, axis=0, out=words(memory.blocks), mode="clip")
+        return lambda: np.take(
+            words(memory.paged), at, axis=0, out=words(memory.blocks), mode="clip"
+        )
 
     def assign(memory: _Memory, ids: Array) -> Callable[[], object]:
         at, paged, blocks = ids.astype(np.intp), words(memory.paged), words(memory.blocks)

@@ -96,9 +96,7 @@ def _measure(
     )
 
 
-def _read(
-    store: DiskStore, hashes: Hashes, value_bytes: int, seconds: float, seed: int
-) -> float:
+def _read(store: DiskStore, hashes: Hashes, value_bytes: int, seconds: float, seed: int) -> float:
     """Random values for so long; MB a second."""
     random = np.random.default_rng(seed)
     batch_blocks = max(32, min(256, (64 << 20) // value_bytes))

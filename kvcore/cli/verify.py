@@ -1,4 +1,4 @@
-"""`kvcore replay --verify-bytes`: the same replay with bytes, each checked when it is handed out."""
+"""`kvcore replay --verify-bytes`: the same replay with bytes, each checked as it is handed out."""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ class Store(Protocol):
     belongs to the store until the batch is quiet, which may be after its deadline. Thread safe.
 
     In all calls, ``hashes`` are uint8[n, 16], ``slab`` a slab or a writable
-    uint8[num_blocks, block_bytes] with blocks of `value_bytes` at least, ``slab_blocks`` integers[n]
-    below its ``num_blocks``, and ``timeout_s`` seconds, or None for no limit. TypeError and
-    ValueError name what is wrong; nothing was begun then.
+    uint8[num_blocks, block_bytes] with blocks of `value_bytes` at least, ``slab_blocks``
+    integers[n] below its ``num_blocks``, and ``timeout_s`` seconds, or None for no limit. TypeError
+    and ValueError name what is wrong; nothing was begun then.
     """
 
     @property
@@ -29,7 +29,7 @@ class Store(Protocol):
         """Bytes of a value."""
 
     def match(self, hashes: HashArray) -> int:
-        """How many values from the first on are there, as far as is known without asking anybody."""
+        """How many values from the first on are there, as far as it knows without asking."""
 
     def get_into(
         self, hashes: HashArray, slab: object, slab_blocks: IntArray, timeout_s: float | None

@@ -27,8 +27,9 @@ def parse_size(name: str, text: str) -> int:
     if not found:
         raise ValueError(f"{name} must be bytes, as 4096, 512KiB or 1.5GiB, got {text!r}")
     whole, fraction, unit = found[1], found[2] or "0", found[3] or "B"
-    scale = 1024 ** _UNITS[unit]
-    return int(whole) * scale + int(fraction) * scale // 10 ** len(fraction)
+    scale: int = 1024 ** _UNITS[unit]
+    parts: int = 10 ** len(fraction)
+    return int(whole) * scale + int(fraction) * scale // parts
 
 
 def _integer(name: str, text: str) -> int:
@@ -66,8 +67,8 @@ def open_store(url: str, fingerprint: bytes, value_bytes: int) -> Store:
     ----------
     url : str
         ``memory:?max_bytes=4GiB`` or ``disk:PATH?max_bytes=1TiB&fsync=each&depth=32&io=threads``.
-        Options are those of `MemoryStore` and `DiskStore`; `max_bytes` is 1 GiB in memory and 16 GiB
-        on disk if it is not given.
+        Options are those of `MemoryStore` and `DiskStore`; `max_bytes` is 1 GiB in memory and
+        16 GiB on disk if it is not given.
     fingerprint : bytes
         16 bytes: `Namespace.fingerprint`.
     value_bytes : int
@@ -81,7 +82,9 @@ def open_store(url: str, fingerprint: bytes, value_bytes: int) -> Store:
         raise TypeError(f"url must be a str, got {type(url).__name__}")
     parts = urlsplit(url)
     if parts.scheme not in _OPTIONS:
-        raise ValueError(f"url must begin with {' or '.join(f'{s}:' for s in _OPTIONS)}, got {url!r}")
+        raise ValueError(
+            f"url must begin with {' or '.join(f'{s}:' for s in _OPTIONS)}, got {url!r}"
+        )
     known = _OPTIONS[parts.scheme]
     options: dict[str, Any] = {"max_bytes": _DEFAULT_BYTES[parts.scheme]}
     for name, value in parse_qsl(parts.query, keep_blank_values=True):

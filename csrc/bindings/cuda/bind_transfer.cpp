@@ -100,6 +100,15 @@ void register_transfer(py::module_& module) {
       .def_property_readonly("number", &CudaDevice::number)
       .def_property_readonly("num_multiprocessors", &CudaDevice::num_multiprocessors)
       .def_property_readonly("has_bulk", &CudaDevice::has_bulk);
+  py::class_<DeviceMemory>(module, "Memory", py::is_final(),
+                           py::release_gil_before_calling_cpp_dtor(), "Memory of a device.")
+      .def(py::init([](std::shared_ptr<CudaDevice> device, py::handle bytes) {
+             const auto size = integer<size_t>(bytes, "bytes", 1, kMaxInt);
+             py::gil_scoped_release release;
+             return std::make_unique<DeviceMemory>(std::move(device), size);
+           }),
+           py::arg("device"), py::arg("bytes"))
+      .def_property_readonly("address", &DeviceMemory::address);
   py::class_<CudaHandle>(module, "Handle", py::is_final(),
                          py::release_gil_before_calling_cpp_dtor(), "A copy under way.")
       .def("done", &CudaHandle::is_done, "Whether all layers are in place.")

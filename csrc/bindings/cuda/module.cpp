@@ -7,6 +7,7 @@
 #include "bindings/exceptions.h"
 #include "copy/cuda/pointer_place.h"
 #include "copy/cuda/resources.h"
+#include "slab/pinning.h"
 
 namespace kvcore::bindings {
 namespace {
@@ -66,6 +67,20 @@ void unpin(py::handle address) {
   KV_CUDA(cudaHostUnregister(data));
 }
 
+const char* answer(cudaError_t error) {
+  if (error == cudaSuccess) return nullptr;
+  cudaGetLastError();
+  return cudaGetErrorString(error);
+}
+
+constexpr kvcore::Pinning kPinning{
+    [](void* data, size_t bytes) {
+      return answer(
+          cudaHostRegister(data, bytes, cudaHostRegisterPortable | cudaHostRegisterMapped));
+    },
+    [](void* data) { return answer(cudaHostUnregister(data)); },
+};
+
 }  // namespace
 }  // namespace kvcore::bindings
 
@@ -87,5 +102,6 @@ PYBIND11_MODULE(_cuda, module, pybind11::mod_gil_not_used()) {
   module.def("pin", &pin, "Pins pages of host memory, for all devices.", py::arg("address"),
              py::arg("bytes"));
   module.def("unpin", &unpin, "Undoes pin().", py::arg("address"));
+  module.attr("pinning") = py::capsule(&kPinning, "kvcore.pinning");
   register_transfer(module);
 }
