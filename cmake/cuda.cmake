@@ -45,7 +45,7 @@ elseif(NOT KVCORE_CUDA STREQUAL "off")
   if(NOT KVCORE_NO_CUDA)
     kvcore_cuda_architectures(${KVCORE_NVCC_VERSION})
     set(CMAKE_CUDA_ARCHITECTURES ${KVCORE_CUDA_ARCHITECTURES})
-    set(CMAKE_CUDA_COMPILER "${KVCORE_NVCC}")
+    set(ENV{CUDACXX} "${KVCORE_NVCC}")
     # nvcc refuses host compilers that are newer than itself, and this is where it shows.
     include(CheckLanguage)
     check_language(CUDA)
