@@ -45,7 +45,12 @@ elseif(NOT KVCORE_CUDA STREQUAL "off")
   if(NOT KVCORE_NO_CUDA)
     kvcore_cuda_architectures(${KVCORE_NVCC_VERSION})
     set(CMAKE_CUDA_ARCHITECTURES ${KVCORE_CUDA_ARCHITECTURES})
-    set(CMAKE_CUDA_COMPILER "${KVCORE_NVCC}")
+    set(ENV{CUDACXX} "${KVCORE_NVCC}")
+    # The wheels' nvcc looks for its libraries in lib64, and they are in lib.
+    cmake_path(GET KVCORE_NVCC PARENT_PATH bin)
+    if(EXISTS "${bin}/../lib/libcudart_static.a" AND NOT EXISTS "${bin}/../lib64")
+      set(ENV{CUDAFLAGS} "$ENV{CUDAFLAGS} -L${bin}/../lib")
+    endif()
     # nvcc refuses host compilers that are newer than itself, and this is where it shows.
     include(CheckLanguage)
     check_language(CUDA)
@@ -69,7 +74,6 @@ if(KVCORE_WITH_CUDA)
   set(CMAKE_CUDA_STANDARD 20)
   set(CMAKE_CUDA_STANDARD_REQUIRED ON)
   set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
-  find_package(CUDAToolkit REQUIRED)
   message(STATUS "kvcore is built with CUDA ${KVCORE_NVCC_VERSION} for ${KVCORE_CUDA_ARCHITECTURES}")
 
   file(GLOB KVCORE_CUDA_SOURCES CONFIGURE_DEPENDS
@@ -83,7 +87,9 @@ if(KVCORE_WITH_CUDA)
   target_compile_definitions(_cuda PRIVATE "KVCORE_CUDA_ARCHITECTURES=\"${architectures}\"")
   # The runtime is linked statically and finds the driver when it is first called, so the module can
   # be imported where there is neither.
-  target_link_libraries(_cuda PRIVATE kvcore_core CUDA::cudart_static)
+  set_target_properties(_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static)
+  target_include_directories(_cuda SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+  target_link_libraries(_cuda PRIVATE kvcore_core)
   target_link_options(_cuda PRIVATE LINKER:--exclude-libs,ALL)
   install(TARGETS _cuda LIBRARY DESTINATION kvcore)
 endif()

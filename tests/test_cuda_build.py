@@ -55,6 +55,14 @@ def test_auto_goes_without_what_is_too_old(tmp_path: Path) -> None:
     assert "is of CUDA 12.3, and 12.4 is the oldest that will do" in done.stdout
 
 
+def test_auto_goes_without_what_cannot_compile(tmp_path: Path) -> None:
+    said = OLD.replace("12.3", "13.0")
+    done = configure(tmp_path, fake_nvcc(tmp_path, said))
+    assert done.returncode == 0, done.stderr
+    assert "with CUDA: OFF" in done.stdout
+    assert "nvcc does not work with" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("said", "why"),
     [(OLD, "is of CUDA 12.3, and 12.4 is the oldest"), ("hello", "does not tell its version")],

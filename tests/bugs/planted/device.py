@@ -97,14 +97,6 @@ BUGS = [
         tests='cpp "a graph replays*"',
     ),
     Bug(
-        name="device-capture-gets-a-batch",
-        why="a batch is enqueued on a stream that is being captured",
-        files=_CUDA,
-        find="if (batched_ && !is_capturing(stream)) {",
-        replace="if (batched_) {",
-        tests='cpp "a graph replays*"',
-    ),
-    Bug(
         name="device-layer-waits-for-the-step-before",
         why="the last layers of a step wait for another step",
         files=_CUDA,
