@@ -6,11 +6,13 @@
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <stdexcept>
+#include <thread>
 
 #include "store/slots_of.h"
 
@@ -19,6 +21,8 @@ namespace {
 
 constexpr uint32_t kLeastSlotsAFile = 64;
 constexpr uint32_t kMostFiles = 256;
+constexpr std::chrono::seconds kLongestWait{30};
+constexpr std::chrono::milliseconds kPause{1};
 constexpr const char* kSlotsAFile = "slots_a_file ";
 
 std::string hex_of(const Fingerprint& fingerprint) {
@@ -55,6 +59,19 @@ void write_file(const std::string& directory, const std::string& name, const std
   }
   if (::rename(draft.c_str(), path.c_str()) != 0) throw_errno("cannot write " + path);
   sync_directory(directory);
+}
+
+// A process that was killed may have writes under way that land after it is gone. They hold the
+// file, and with it the lock that it took here.
+void wait_for_writes(const File& file, const std::string& path) {
+  const auto until = std::chrono::steady_clock::now() + kLongestWait;
+  while (::flock(file.fd(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EINTR) continue;
+    if (errno != EWOULDBLOCK || std::chrono::steady_clock::now() >= until) {
+      throw_errno("cannot lock " + path);
+    }
+    std::this_thread::sleep_for(kPause);
+  }
 }
 
 }  // namespace
@@ -120,6 +137,7 @@ void DiskFiles::open_files(bool direct) {
     if (!file.is_open() || ::fstat(file.fd(), &status) != 0) throw_errno("cannot open " + path);
     const uint64_t slots = (static_cast<uint64_t>(status.st_size) + slot_bytes_ - 1) / slot_bytes_;
     slots_there_.push_back(static_cast<uint32_t>(std::min<uint64_t>(slots, slots_a_file_)));
+    wait_for_writes(file, path);
     files_.push_back(std::move(file));
   }
 }

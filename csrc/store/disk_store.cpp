@@ -69,11 +69,6 @@ DiskStore::DiskStore(const DiskStoreOptions& options)
   open(new_engine(options));
 }
 
-void DiskStore::close() {
-  SlotStore::close();
-  files_.reset();
-}
-
 std::unique_ptr<SlotEngine> DiskStore::new_engine(const DiskStoreOptions& options) {
   auto new_operation = [&] {
     return std::make_unique<DiskOperation>(*files_, options.fingerprint, options.value_bytes,

@@ -36,12 +36,11 @@ class DiskStore final : public SlotStore {
   explicit DiskStore(const DiskStoreOptions& options);
   ~DiskStore() override { close(); }
 
-  void close() override;
-
   bool is_direct() const noexcept { return is_direct_; }
   DiskIo io() const noexcept { return io_; }
 
  private:
+  void end() override { files_.reset(); }
   void recover(uint32_t threads);
   std::unique_ptr<SlotEngine> new_engine(const DiskStoreOptions& options);
 

@@ -18,11 +18,18 @@ SlotStore::~SlotStore() { KV_CHECK(engine_ == nullptr); }
 void SlotStore::open(std::unique_ptr<SlotEngine> engine) noexcept { engine_ = std::move(engine); }
 
 void SlotStore::close() {
-  std::unique_ptr<SlotEngine> engine;
+  std::lock_guard closing(close_mutex_);
+  if (engine_ == nullptr) return;
   {
     std::lock_guard lock(engine_mutex_);
-    engine = std::move(engine_);
+    is_closing_ = true;
   }
+  engine_->stop();
+  {
+    std::lock_guard lock(engine_mutex_);
+    engine_.reset();
+  }
+  end();
 }
 
 std::shared_ptr<Batch> SlotStore::get_into(std::span<const BlockHash> keys,
@@ -97,11 +104,14 @@ std::shared_ptr<Batch> SlotStore::remove(std::span<const BlockHash> keys, Deadli
       std::lock_guard lock(mutex_);
       const bool was_there = index_.contains(keys[key]);
       slot = index_.remove(keys[key]);
-      batch->decide(key, was_there ? Outcome::kDone : Outcome::kMiss);
+      if (!slot) batch->decide(key, was_there ? Outcome::kDone : Outcome::kMiss);
     }
-    if (slot) wipe(*slot);
+    if (slot) {
+      start({.kind = SlotTask::Kind::kWipe, .slot = *slot, .batch = batch, .key = key});
+    } else {
+      batch->let_go();
+    }
   }
-  batch->let_go(keys.size());
   return batch;
 }
 
@@ -125,15 +135,14 @@ StoreStats SlotStore::stats() const {
 void SlotStore::start(SlotTask task) {
   {
     std::lock_guard lock(engine_mutex_);
-    if (engine_ != nullptr) {
+    const bool is_open = engine_ != nullptr && !is_closing_;
+    if (is_open || (engine_ != nullptr && task.batch == nullptr)) {
       engine_->start(std::move(task));
       return;
     }
   }
   finish(task, Outcome::kFailed);
 }
-
-void SlotStore::wipe(uint32_t slot) { start({.kind = SlotTask::Kind::kWipe, .slot = slot}); }
 
 // A value is there, or is not any more, before anybody hears of the outcome.
 void SlotStore::finish(const SlotTask& task, Outcome outcome) {
@@ -163,11 +172,14 @@ void SlotStore::finish(const SlotTask& task, Outcome outcome) {
     }
     if (task.batch != nullptr) {
       const Outcome standing = task.batch->decide(task.key, outcome);
-      if (task.kind == SlotTask::Kind::kRead || standing != Outcome::kDone) count(standing);
+      const bool is_write = task.kind == SlotTask::Kind::kWrite;
+      if (task.kind == SlotTask::Kind::kRead || (is_write && standing != Outcome::kDone)) {
+        count(standing);
+      }
     }
   }
   if (task.batch != nullptr) task.batch->let_go();
-  if (removed) wipe(*removed);
+  if (removed) start({.kind = SlotTask::Kind::kWipe, .slot = *removed});
 }
 
 void SlotStore::count(Outcome outcome) noexcept {

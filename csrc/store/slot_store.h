@@ -20,21 +20,24 @@ struct SlotTask {
   bool is_used = false;  // of a write: the slot held a value before
   uint32_t slot = 0;
   BlockHash hash{};
-  std::byte* memory = nullptr;   // read only, for a write
-  std::shared_ptr<Batch> batch{};  // none for a wipe
+  std::byte* memory = nullptr;     // read only, for a write
+  std::shared_ptr<Batch> batch{};  // none for a wipe that nobody waits for
   size_t key = 0;
 
-  // Whether somebody still wants it done.
-  bool is_wanted() const { return batch == nullptr || batch->is_wanted(key); }
+  // Whether it is still to be done. What was removed must not come back, whoever waits.
+  bool is_wanted() const { return kind == Kind::kWipe || batch->is_wanted(key); }
 };
 
 // Does tasks, in an order and on threads of its own, and tells a SlotStore what became of each: it
 // calls finish() once for each task, never inside start().
 class SlotEngine {
  public:
-  virtual ~SlotEngine() = default;  // of what was not begun only wipes are done
+  virtual ~SlotEngine() = default;
 
   virtual void start(SlotTask task) = 0;
+  // Ends what is under way; of the rest only wipes are done, also those that are started meanwhile.
+  // Returns when its threads are gone. Once.
+  virtual void stop() = 0;
 };
 
 // A store of equal slots: who has which slot, the outcomes of batches, and the counts; an engine
@@ -56,7 +59,7 @@ class SlotStore : public Store {
   size_t match(std::span<const BlockHash> keys) const override;
   uint64_t value_bytes() const noexcept override { return value_bytes_; }
   StoreStats stats() const override;
-  void close() override;
+  void close() final;
 
   const Fingerprint& fingerprint() const noexcept { return fingerprint_; }
 
@@ -67,10 +70,11 @@ class SlotStore : public Store {
   // Called by the constructor of who has the engine, and the slots that hold values already.
   void open(std::unique_ptr<SlotEngine> engine) noexcept;
   SlotIndex& index() noexcept { return index_; }  // before open()
+  // Nothing is under way any more, nor will be.
+  virtual void end() {}
 
  private:
   void start(SlotTask task);
-  void wipe(uint32_t slot);
   void count(Outcome outcome) noexcept;
 
   const Fingerprint fingerprint_;
@@ -79,7 +83,9 @@ class SlotStore : public Store {
   mutable std::mutex mutex_;  // of index_, stats_; a leaf but for batches
   SlotIndex index_;
   StoreStats stats_;
-  std::mutex engine_mutex_;  // of starting against closing
+  std::mutex close_mutex_;   // held by who closes
+  std::mutex engine_mutex_;  // of the following
+  bool is_closing_ = false;
   std::unique_ptr<SlotEngine> engine_;
 };
 

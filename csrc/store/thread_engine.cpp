@@ -9,13 +9,11 @@ ThreadEngine::ThreadEngine(SlotStore& store, uint32_t threads, Work work)
   for (uint32_t i = 0; i < threads; ++i) threads_.emplace_back([this, i] { run(i); });
 }
 
-ThreadEngine::~ThreadEngine() {
+void ThreadEngine::stop() {
   {
     std::lock_guard lock(mutex_);
     ends_ = true;
-    for (const SlotTask& task : tasks_) {
-      if (task.batch != nullptr) task.batch->cancel();
-    }
+    tasks_.cancel();
   }
   wanted_.notify_all();
   for (std::thread& thread : threads_) thread.join();
@@ -24,7 +22,7 @@ ThreadEngine::~ThreadEngine() {
 void ThreadEngine::start(SlotTask task) {
   {
     std::lock_guard lock(mutex_);
-    tasks_.push_back(std::move(task));
+    tasks_.push(std::move(task));
   }
   wanted_.notify_one();
 }
@@ -34,8 +32,7 @@ void ThreadEngine::run(uint32_t thread) {
   for (;;) {
     wanted_.wait(lock, [this] { return ends_ || !tasks_.empty(); });
     if (tasks_.empty()) return;
-    const SlotTask task = std::move(tasks_.front());
-    tasks_.pop_front();
+    const SlotTask task = tasks_.pop();
     lock.unlock();
     store_.finish(task, task.is_wanted() ? work_(thread, task) : Outcome::kCancelled);
     lock.lock();

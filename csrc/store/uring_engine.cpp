@@ -7,16 +7,19 @@
 #include <liburing.h>
 #include <sys/eventfd.h>
 
-#include <deque>
+#include <chrono>
 #include <mutex>
 #include <thread>
 #include <utility>
 
 #include "common/check.h"
 #include "common/file.h"
+#include "store/task_queue.h"
 
 namespace kvcore {
 namespace {
+
+constexpr std::chrono::milliseconds kPause{1};
 
 class UringEngine final : public SlotEngine {
  public:
@@ -32,17 +35,16 @@ class UringEngine final : public SlotEngine {
     thread_ = std::thread([this] { run(); });
   }
 
-  ~UringEngine() override {
+  ~UringEngine() override { io_uring_queue_exit(&ring_); }
+
+  void stop() override {
     {
       std::lock_guard lock(mutex_);
       ends_ = true;
-      for (const SlotTask& task : tasks_) {
-        if (task.batch != nullptr) task.batch->cancel();
-      }
+      tasks_.cancel();
     }
     ring_the_bell();
     thread_.join();
-    io_uring_queue_exit(&ring_);
   }
 
   void start(SlotTask task) override {
@@ -50,7 +52,7 @@ class UringEngine final : public SlotEngine {
     {
       std::lock_guard lock(mutex_);
       is_first = tasks_.empty();
-      tasks_.push_back(std::move(task));
+      tasks_.push(std::move(task));
     }
     // A thread that has not taken the one before will see this one too.
     if (is_first) ring_the_bell();
@@ -66,7 +68,11 @@ class UringEngine final : public SlotEngine {
     listen();
     for (;;) {
       if (begin_tasks()) return;
-      KV_CHECK(io_uring_submit_and_wait(&ring_, 1) >= -EINTR);
+      // What the kernel refuses now for want of memory it takes later; deadlines bound that.
+      if (const int result = io_uring_submit_and_wait(&ring_, 1); result < 0 && result != -EINTR) {
+        KV_CHECK(result == -EAGAIN || result == -EBUSY || result == -ENOMEM);
+        std::this_thread::sleep_for(kPause);
+      }
       io_uring_cqe* done;
       while (io_uring_peek_cqe(&ring_, &done) == 0) {
         auto* operation = static_cast<DiskOperation*>(io_uring_cqe_get_data(done));
@@ -88,8 +94,7 @@ class UringEngine final : public SlotEngine {
       {
         std::lock_guard lock(mutex_);
         if (tasks_.empty()) return ends_ && idle_.size() == operations_.size();
-        task = std::move(tasks_.front());
-        tasks_.pop_front();
+        task = tasks_.pop();
       }
       if (!task.is_wanted()) {
         store_.finish(task, Outcome::kCancelled);
@@ -143,7 +148,7 @@ class UringEngine final : public SlotEngine {
   uint64_t rung_ = 0;
   std::vector<DiskOperation*> idle_;
   std::mutex mutex_;
-  std::deque<SlotTask> tasks_;
+  TaskQueue tasks_;
   bool ends_ = false;
   std::thread thread_;
 };
