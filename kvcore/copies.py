@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvcore._core import CopyJob, CopyThreads, Plan
+from kvcore.codecs import Codec
 from kvcore.layers import PagedLayers
 from kvcore.planes import IntArray, SlabMemory, plan_numbers
 
@@ -19,6 +20,9 @@ class TransferPlan:
         A block takes the runs of a block of all layers, one after another.
     block_ids, slab_blocks : integers[n]
         The blocks of both that belong together; each once.
+    codec : Transpose, Fp8 or Int8, optional
+        How runs look in the slab, if not as they are; `slab_block_bytes` says how large its blocks
+        have to be.
 
     Raises
     ------
@@ -27,7 +31,13 @@ class TransferPlan:
     """
 
     def __init__(
-        self, layers: PagedLayers, slab: object, block_ids: IntArray, slab_blocks: IntArray
+        self,
+        layers: PagedLayers,
+        slab: object,
+        block_ids: IntArray,
+        slab_blocks: IntArray,
+        *,
+        codec: Codec | None = None,
     ) -> None:
         if not isinstance(layers, PagedLayers):
             raise TypeError(f"layers must be PagedLayers, got {type(layers).__name__}")
@@ -37,7 +47,12 @@ class TransferPlan:
                 "kvcore.device_copy has the copies of devices"
             )
         memory = SlabMemory.of(slab)
-        self._plan = Plan(**plan_numbers(layers, memory, block_ids, slab_blocks))
+        native = None if codec is None else codec.of(layers.run_bytes)
+        run_bytes = None if native is None else native.slab_bytes
+        numbers = plan_numbers(
+            layers, memory, block_ids, slab_blocks, slab_run_bytes=run_bytes
+        )
+        self._plan = Plan(native, **numbers)
         self._memory = (layers, memory)
 
     @property

@@ -91,20 +91,25 @@ class PlanNumbers(TypedDict):
 
 
 def plan_numbers(
-    layers: PagedPlanes, slab: SlabMemory, block_ids: IntArray, slab_blocks: IntArray
+    layers: PagedPlanes,
+    slab: SlabMemory,
+    block_ids: IntArray,
+    slab_blocks: IntArray,
+    *,
+    slab_run_bytes: int | None = None,
 ) -> PlanNumbers:
-    """What the native modules check and copy by.
+    """What the native modules check and copy by; runs are as long in the slab unless it is said.
 
     Raises
     ------
     TypeError, ValueError
         If ids are no integers from 0 to 2**32 - 1, or the slab's blocks too small.
     """
-    block_bytes = len(layers.plane_bases) * layers.run_bytes
+    run_bytes = layers.run_bytes if slab_run_bytes is None else slab_run_bytes
+    block_bytes = len(layers.plane_bases) * run_bytes
     if block_bytes > slab.block_bytes:
         raise ValueError(
-            f"slab must have blocks of {block_bytes} bytes at least, as the layers', "
-            f"got {slab.block_bytes}"
+            f"slab must have blocks of {block_bytes} bytes at least, got {slab.block_bytes}"
         )
     return {
         "plane_bases": np.ascontiguousarray(layers.plane_bases, np.uint64),

@@ -35,14 +35,54 @@ class OwnedJob {
   std::shared_ptr<CopyJob> job_;
 };
 
+FloatType float_type_argument(py::handle object) {
+  const std::string name = string_argument(object, "dtype");
+  if (name == "bfloat16") return FloatType::kBfloat16;
+  if (name == "float16") return FloatType::kFloat16;
+  if (name == "float32") return FloatType::kFloat32;
+  throw py::value_error("dtype must be 'bfloat16', 'float16' or 'float32', got " +
+                        describe(object));
+}
+
+uint64_t count_argument(py::handle object, const char* name) {
+  return static_cast<uint64_t>(integer_argument(object, name, 1, int64_t{1} << 40));
+}
+
+void register_codecs(py::module_& module) {
+  py::class_<RunCodec, std::shared_ptr<RunCodec>>(module, "RunCodec",
+                                                  "kvcore.codecs has what is for users.")
+      .def_property_readonly("slab_bytes", &RunCodec::slab_bytes);
+  module.def("transpose_codec",
+             [](py::handle run_bytes, py::handle rows, py::handle columns,
+                py::handle cell_bytes) -> std::shared_ptr<RunCodec> {
+               return make_transpose(
+                   count_argument(run_bytes, "run_bytes"), count_argument(rows, "rows"),
+                   count_argument(columns, "columns"), count_argument(cell_bytes, "cell_bytes"));
+             });
+  module.def(
+      "fp8_codec",
+      [](py::handle run_bytes, py::handle dtype, py::handle group) -> std::shared_ptr<RunCodec> {
+        return make_fp8(count_argument(run_bytes, "run_bytes"), float_type_argument(dtype),
+                        count_argument(group, "group"));
+      });
+  module.def("int8_codec",
+             [](py::handle run_bytes, py::handle dtype, py::handle rows,
+                py::handle channels) -> std::shared_ptr<RunCodec> {
+               return make_int8(count_argument(run_bytes, "run_bytes"), float_type_argument(dtype),
+                                count_argument(rows, "rows"), count_argument(channels, "channels"));
+             });
+}
+
 }  // namespace
 
 void register_copy(py::module_& module) {
+  register_codecs(module);
   py::class_<TransferPlan, std::shared_ptr<TransferPlan>>(
       module, "Plan", py::is_final(), "Which blocks belong together; kvcore.copies has the rest.")
-      .def(py::init([](const py::kwargs& numbers) {
-        return std::make_shared<TransferPlan>(plan_argument(numbers));
-      }))
+      .def(py::init([](std::shared_ptr<RunCodec> codec, const py::kwargs& numbers) {
+             return std::make_shared<TransferPlan>(plan_argument(numbers, std::move(codec)));
+           }),
+           py::arg("codec").none(true))
       .def_property_readonly("bytes", &TransferPlan::bytes)
       .def_property_readonly("num_blocks", &TransferPlan::num_blocks);
 

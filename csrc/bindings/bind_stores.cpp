@@ -14,8 +14,8 @@
 namespace kvcore::bindings {
 namespace {
 
-// Memory whose batch nobody holds any more, while a store still has it. Nobody waits for that: it is
-// let go when the next one comes.
+// Memory whose batch nobody holds any more, while a store still has it. Nobody waits for that: it
+// is let go when the next one comes.
 class Forgotten {
  public:
   void add(std::shared_ptr<Batch> batch, py::object owner) {
@@ -82,8 +82,7 @@ std::vector<Byte*> places_of(size_t count, uint64_t address, uint64_t stride, ui
     throw py::value_error("slab_blocks must be below the slab's " + std::to_string(num_blocks) +
                           " blocks, got " + std::to_string(sorted.back()));
   }
-  if (const auto twice = std::ranges::adjacent_find(sorted);
-      must_differ && twice != sorted.end()) {
+  if (const auto twice = std::ranges::adjacent_find(sorted); must_differ && twice != sorted.end()) {
     throw py::value_error("slab_blocks must differ, got " + std::to_string(*twice) + " twice");
   }
   std::vector<Byte*> places;

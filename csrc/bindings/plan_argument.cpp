@@ -46,7 +46,7 @@ class Arguments {
 
 }  // namespace
 
-TransferPlan plan_argument(const py::kwargs& numbers) {
+TransferPlan plan_argument(const py::kwargs& numbers, std::shared_ptr<const RunCodec> codec) {
   Arguments given(numbers);
   const auto bases = given.array<uint64_t>("plane_bases");
   const auto num_layers = given.integer<uint32_t>("num_layers", 1, kMaxCount);
@@ -61,7 +61,7 @@ TransferPlan plan_argument(const py::kwargs& numbers) {
   given.check_all_taken();
   return TransferPlan(PagedLayout({bases.begin(), bases.end()}, num_layers, num_paged_blocks,
                                   paged_stride, run_bytes),
-                      slab, block_ids, slab_blocks);
+                      slab, block_ids, slab_blocks, std::move(codec));
 }
 
 }  // namespace kvcore::bindings

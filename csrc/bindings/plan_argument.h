@@ -12,6 +12,7 @@ namespace kvcore::bindings {
 //   slab (address), slab_block_bytes, num_slab_blocks, block_ids uint32[n], slab_blocks uint32[n]
 //
 // Throws py::type_error, py::value_error or std::invalid_argument naming the argument.
-TransferPlan plan_argument(const py::kwargs& numbers);
+TransferPlan plan_argument(const py::kwargs& numbers,
+                           std::shared_ptr<const RunCodec> codec = nullptr);
 
 }  // namespace kvcore::bindings

@@ -73,12 +73,19 @@ bool CopyJob::begin_part(uint64_t& part) {
 void CopyJob::copy_part(const HostPath& path, uint64_t part) {
   const auto layer = static_cast<uint32_t>(part / parts_a_layer_);
   const uint64_t number = part % parts_a_layer_;
-  // Parts end where lines do, but for the last.
+  const CopyView view = plan_->view(layer, 1);
+  const RunCodec* codec = plan_->codec();
+  // Parts end where lines do, or runs where these are converted, but for the last.
+  const uint64_t unit = codec == nullptr ? kLine : view.run_bytes;
   auto border = [&](uint64_t i) {
-    return i == parts_a_layer_ ? layer_bytes_ : layer_bytes_ * i / parts_a_layer_ / kLine * kLine;
+    return i == parts_a_layer_ ? layer_bytes_ : layer_bytes_ * i / parts_a_layer_ / unit * unit;
   };
-  copy_on_host(path, plan_->view(layer, 1), direction_, border(number), border(number + 1),
-               plan_->bytes() >= kStreamedBytes);
+  if (codec == nullptr) {
+    copy_on_host(path, view, direction_, border(number), border(number + 1),
+                 plan_->bytes() >= kStreamedBytes);
+  } else {
+    convert_on_host(*codec, view, direction_, border(number) / unit, border(number + 1) / unit);
+  }
   std::lock_guard lock(mutex_);
   --num_running_;
   if (--parts_left_[layer] == 0 || is_over()) changed_.notify_all();

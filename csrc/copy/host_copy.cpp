@@ -111,4 +111,20 @@ void copy_on_host(const HostPath& path, const CopyView& view, Direction directio
   }
 }
 
+void convert_on_host(const RunCodec& codec, const CopyView& view, Direction direction,
+                     uint64_t begin, uint64_t end) {
+  for (uint64_t number = begin; number < end; ++number) {
+    const auto block = static_cast<uint32_t>(number / view.num_planes);
+    const auto plane = static_cast<uint32_t>(number % view.num_planes);
+    auto* paged = reinterpret_cast<std::byte*>(run_of(view, block, plane).paged);
+    auto* slab = reinterpret_cast<std::byte*>(
+        view.slab + view.slab_blocks[block] * view.slab_stride + plane * codec.slab_bytes());
+    if (direction == Direction::kGather) {
+      codec.encode(paged, slab);
+    } else {
+      codec.decode(slab, paged);
+    }
+  }
+}
+
 }  // namespace kvcore

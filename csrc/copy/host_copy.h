@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "copy/layout.h"
+#include "copy/run_codec.h"
 
 namespace kvcore {
 
@@ -28,5 +29,9 @@ const HostPath& host_path();
 // Copies the bytes [begin, end) of a view, counted block after block, in each plane after plane.
 void copy_on_host(const HostPath& path, const CopyView& view, Direction direction, uint64_t begin,
                   uint64_t end, bool streamed);
+
+// Converts the runs [begin, end) of a view, counted in the same order.
+void convert_on_host(const RunCodec& codec, const CopyView& view, Direction direction,
+                     uint64_t begin, uint64_t end);
 
 }  // namespace kvcore

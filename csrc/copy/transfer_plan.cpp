@@ -28,14 +28,21 @@ void check_ids(const char* name, std::span<const uint32_t> ids, uint32_t num_blo
 
 TransferPlan::TransferPlan(PagedLayout layout, SlabSpan slab,
                            std::span<const uint32_t> paged_blocks,
-                           std::span<const uint32_t> slab_blocks)
+                           std::span<const uint32_t> slab_blocks,
+                           std::shared_ptr<const RunCodec> codec)
     : layout_(std::move(layout)),
       slab_(slab),
       paged_blocks_(paged_blocks.begin(), paged_blocks.end()),
-      slab_blocks_(slab_blocks.begin(), slab_blocks.end()) {
-  if (slab_.block_bytes < layout_.block_bytes()) {
-    refuse("slab must have blocks of at least " + std::to_string(layout_.block_bytes()) +
-           " bytes, got " + std::to_string(slab_.block_bytes));
+      slab_blocks_(slab_blocks.begin(), slab_blocks.end()),
+      codec_(std::move(codec)) {
+  if (codec_ != nullptr && codec_->run_bytes() != layout_.run_bytes()) {
+    refuse("codec must be for runs of " + std::to_string(layout_.run_bytes()) + " bytes, got " +
+           std::to_string(codec_->run_bytes()));
+  }
+  const uint64_t needed = layout_.num_planes() * slab_run_bytes();
+  if (slab_.block_bytes < needed) {
+    refuse("slab must have blocks of at least " + std::to_string(needed) + " bytes, got " +
+           std::to_string(slab_.block_bytes));
   }
   if (paged_blocks_.size() != slab_blocks_.size()) {
     refuse("slab_blocks must be as many as block_ids, got " + std::to_string(slab_blocks_.size()) +
@@ -51,7 +58,7 @@ CopyView TransferPlan::view(uint32_t first_layer, uint32_t num_layers) const noe
   return {.plane_bases = layout_.plane_bases().data() + first_plane,
           .paged_blocks = paged_blocks_.data(),
           .slab_blocks = slab_blocks_.data(),
-          .slab = slab_.data + first_plane * layout_.run_bytes(),
+          .slab = slab_.data + first_plane * slab_run_bytes(),
           .paged_stride = layout_.block_stride(),
           .slab_stride = slab_.block_bytes,
           .run_bytes = layout_.run_bytes(),
