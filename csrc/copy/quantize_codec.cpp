@@ -1,5 +1,5 @@
 #include <algorithm>
-#include <cmath>
+#include <bit>
 #include <cstring>
 #include <limits>
 #include <stdexcept>
@@ -15,33 +15,39 @@ constexpr float kLargestInt8 = 127;
 constexpr uint64_t kScaleBytes = sizeof(float);
 // So that its inverse is finite.
 constexpr float kLeastScale = std::numeric_limits<float>::min();
+constexpr uint32_t kInfinity = 0x7F800000;
+// Values that are worked on together, in arrays that nothing else points to: compilers make vectors
+// of loops over them.
+constexpr uint64_t kChunk = 256;
 
 template <typename Type>
-float load(const std::byte* run, uint64_t i) noexcept {
-  typename Type::Bits bits;
-  std::memcpy(&bits, run + i * Type::kBytes, Type::kBytes);
-  return Type::to_float(bits);
-}
+struct Chunk {
+  float values[kChunk];
+  uint64_t count;
+
+  Chunk(const std::byte* run, uint64_t first, uint64_t end) noexcept
+      : count(std::min(kChunk, end - first)) {
+    typename Type::Bits bits[kChunk];
+    std::memcpy(bits, run + first * Type::kBytes, count * Type::kBytes);
+    for (uint64_t i = 0; i < count; ++i) values[i] = Type::to_float(bits[i]);
+  }
+};
 
 template <typename Type>
-void store(std::byte* run, uint64_t i, float value) noexcept {
-  const typename Type::Bits bits = Type::from_float(value);
-  std::memcpy(run + i * Type::kBytes, &bits, Type::kBytes);
+void store(std::byte* run, uint64_t first, const float* values, uint64_t count) noexcept {
+  typename Type::Bits bits[kChunk];
+  for (uint64_t i = 0; i < count; ++i) bits[i] = Type::from_float(values[i]);
+  std::memcpy(run + first * Type::kBytes, bits, count * Type::kBytes);
 }
 
-float magnitude_of(float value) noexcept {
-  const float magnitude = std::fabs(value);
-  return magnitude <= std::numeric_limits<float>::max() ? magnitude : 0;  // neither inf nor NaN
+// As bits, whose order is that of the magnitudes; 0 for infinities and NaN.
+uint32_t magnitude_of(float value) noexcept {
+  const uint32_t magnitude = std::bit_cast<uint32_t>(value) & 0x7FFFFFFF;
+  return magnitude < kInfinity ? magnitude : 0;
 }
 
-float scale_at(const std::byte* scales, uint64_t i) noexcept {
-  float scale;
-  std::memcpy(&scale, scales + i * kScaleBytes, kScaleBytes);
-  return scale;
-}
-
-void set_scale(std::byte* scales, uint64_t i, float scale) noexcept {
-  std::memcpy(scales + i * kScaleBytes, &scale, kScaleBytes);
+float scale_of(uint32_t largest, float largest_code) noexcept {
+  return std::max(std::bit_cast<float>(largest) / largest_code, kLeastScale);
 }
 
 template <typename Type>
@@ -54,27 +60,42 @@ class Fp8 final : public RunCodec {
   uint64_t slab_bytes() const noexcept override { return groups_ * kScaleBytes + values_; }
 
   void encode(const std::byte* run, std::byte* slab) const noexcept override {
-    auto* codes = reinterpret_cast<uint8_t*>(slab + groups_ * kScaleBytes);
+    std::byte* const all_codes = slab + groups_ * kScaleBytes;
     for (uint64_t g = 0; g < groups_; ++g) {
-      const uint64_t first = g * group_;
-      float largest = 0;
-      for (uint64_t i = first; i < first + group_; ++i) {
-        largest = std::max(largest, magnitude_of(load<Type>(run, i)));
+      const uint64_t end = (g + 1) * group_;
+      uint32_t largest = 0;
+      for (uint64_t first = g * group_; first < end; first += kChunk) {
+        const Chunk<Type> chunk(run, first, end);
+        for (uint64_t i = 0; i < chunk.count; ++i) {
+          largest = std::max(largest, magnitude_of(chunk.values[i]));
+        }
       }
-      const float scale = std::max(largest / E4m3::kLargest, kLeastScale);
-      set_scale(slab, g, scale);
-      for (uint64_t i = first; i < first + group_; ++i) {
-        codes[i] = E4m3::from_float(load<Type>(run, i) / scale);
+      const float scale = scale_of(largest, E4m3::kLargest), inverse = 1 / scale;
+      std::memcpy(slab + g * kScaleBytes, &scale, kScaleBytes);
+      for (uint64_t first = g * group_; first < end; first += kChunk) {
+        const Chunk<Type> chunk(run, first, end);
+        uint8_t codes[kChunk];
+        for (uint64_t i = 0; i < chunk.count; ++i) {
+          codes[i] = E4m3::from_float(chunk.values[i] * inverse);
+        }
+        std::memcpy(all_codes + first, codes, chunk.count);
       }
     }
   }
 
   void decode(const std::byte* slab, std::byte* run) const noexcept override {
-    const auto* codes = reinterpret_cast<const uint8_t*>(slab + groups_ * kScaleBytes);
+    const std::byte* const all_codes = slab + groups_ * kScaleBytes;
     for (uint64_t g = 0; g < groups_; ++g) {
-      const float scale = scale_at(slab, g);
-      for (uint64_t i = g * group_; i < (g + 1) * group_; ++i) {
-        store<Type>(run, i, E4m3::to_float(codes[i]) * scale);
+      float scale;
+      std::memcpy(&scale, slab + g * kScaleBytes, kScaleBytes);
+      const uint64_t end = (g + 1) * group_;
+      for (uint64_t first = g * group_; first < end; first += kChunk) {
+        const uint64_t count = std::min(kChunk, end - first);
+        uint8_t codes[kChunk];
+        std::memcpy(codes, all_codes + first, count);
+        float values[kChunk];
+        for (uint64_t i = 0; i < count; ++i) values[i] = E4m3::to_float(codes[i]) * scale;
+        store<Type>(run, first, values, count);
       }
     }
   }
@@ -96,38 +117,63 @@ class Int8 final : public RunCodec {
   uint64_t slab_bytes() const noexcept override { return scales_ * kScaleBytes + values_; }
 
   void encode(const std::byte* run, std::byte* slab) const noexcept override {
-    auto* codes = reinterpret_cast<int8_t*>(slab + scales_ * kScaleBytes);
-    for (uint64_t s = 0; s < scales_; ++s) set_scale(slab, s, 0);
-    each_value([&](uint64_t i, uint64_t s) {
-      set_scale(slab, s, std::max(scale_at(slab, s), magnitude_of(load<Type>(run, i))));
-    });
-    for (uint64_t s = 0; s < scales_; ++s) {
-      set_scale(slab, s, std::max(scale_at(slab, s) / kLargestInt8, kLeastScale));
-    }
-    each_value([&](uint64_t i, uint64_t s) {
-      const float scaled = load<Type>(run, i) / scale_at(slab, s);
-      const float bounded = std::clamp(scaled == scaled ? scaled : 0, -kLargestInt8, kLargestInt8);
-      codes[i] = static_cast<int8_t>(std::nearbyint(bounded));
+    std::byte* const all_codes = slab + scales_ * kScaleBytes;
+    each_strip([&](uint64_t first_scale, uint64_t first, uint64_t end) {
+      const uint64_t count = end - first;
+      uint32_t largest[kChunk] = {};
+      for (uint64_t row = 0; row < rows_; ++row) {
+        const Chunk<Type> chunk(run, first + row * channels_, end + row * channels_);
+        for (uint64_t i = 0; i < count; ++i) {
+          largest[i] = std::max(largest[i], magnitude_of(chunk.values[i]));
+        }
+      }
+      float scales[kChunk], inverses[kChunk];
+      for (uint64_t i = 0; i < count; ++i) {
+        scales[i] = scale_of(largest[i], kLargestInt8);
+        inverses[i] = 1 / scales[i];
+      }
+      std::memcpy(slab + first_scale * kScaleBytes, scales, count * kScaleBytes);
+      for (uint64_t row = 0; row < rows_; ++row) {
+        const Chunk<Type> chunk(run, first + row * channels_, end + row * channels_);
+        uint8_t codes[kChunk];
+        for (uint64_t i = 0; i < count; ++i) codes[i] = code_of(chunk.values[i] * inverses[i]);
+        std::memcpy(all_codes + first + row * channels_, codes, count);
+      }
     });
   }
 
   void decode(const std::byte* slab, std::byte* run) const noexcept override {
-    const auto* codes = reinterpret_cast<const int8_t*>(slab + scales_ * kScaleBytes);
-    each_value([&](uint64_t i, uint64_t s) {
-      store<Type>(run, i, static_cast<float>(codes[i]) * scale_at(slab, s));
+    const std::byte* const all_codes = slab + scales_ * kScaleBytes;
+    each_strip([&](uint64_t first_scale, uint64_t first, uint64_t end) {
+      const uint64_t count = end - first;
+      float scales[kChunk];
+      std::memcpy(scales, slab + first_scale * kScaleBytes, count * kScaleBytes);
+      for (uint64_t row = 0; row < rows_; ++row) {
+        int8_t codes[kChunk];
+        std::memcpy(codes, all_codes + first + row * channels_, count);
+        float values[kChunk];
+        for (uint64_t i = 0; i < count; ++i) values[i] = static_cast<float>(codes[i]) * scales[i];
+        store<Type>(run, first + row * channels_, values, count);
+      }
     });
   }
 
  private:
-  // Each value with the number of its scale, in the order of the run.
+  static uint8_t code_of(float value) noexcept {
+    const float number = value == value ? value : 0;
+    const float bounded = std::min(std::max(number, -kLargestInt8), kLargestInt8);
+    // With 1.5 * 2^23 added, the last bits are the nearest integer.
+    return static_cast<uint8_t>(std::bit_cast<uint32_t>(bounded + 0x1.8p23f));
+  }
+
+  // Strips of at most kChunk channels: their first scale, and their values in the first row.
   template <typename Function>
-  void each_value(Function function) const noexcept {
-    uint64_t i = 0;
-    for (uint64_t first_scale = 0; first_scale < scales_; first_scale += channels_) {
-      for (uint64_t row = 0; row < rows_; ++row) {
-        for (uint64_t channel = 0; channel < channels_; ++channel) {
-          function(i++, first_scale + channel);
-        }
+  void each_strip(Function function) const noexcept {
+    for (uint64_t matrix = 0; matrix * rows_ * channels_ < values_; ++matrix) {
+      for (uint64_t channel = 0; channel < channels_; channel += kChunk) {
+        const uint64_t first = matrix * rows_ * channels_ + channel;
+        function(matrix * channels_ + channel, first,
+                 first + std::min(kChunk, channels_ - channel));
       }
     }
   }
