@@ -49,9 +49,7 @@ class TransferPlan:
         memory = SlabMemory.of(slab)
         native = None if codec is None else codec.of(layers.run_bytes)
         run_bytes = None if native is None else native.slab_bytes
-        numbers = plan_numbers(
-            layers, memory, block_ids, slab_blocks, slab_run_bytes=run_bytes
-        )
+        numbers = plan_numbers(layers, memory, block_ids, slab_blocks, slab_run_bytes=run_bytes)
         self._plan = Plan(native, **numbers)
         self._memory = (layers, memory)
 

@@ -155,7 +155,8 @@ def _runs(layer: Described, block_axis: int) -> tuple[npt.NDArray[np.uint64], in
         raise ValueError(f"tensors must have strides above 0, got {list(layer.strides)} bytes")
     run_bytes, dense = layer.itemsize, set()
     for size, stride in sorted(axes, key=lambda axis: axis[1]):
-        if stride != run_bytes:
+        # What lies beyond the next block is another run, also where there is one block.
+        if stride != run_bytes or stride >= layer.strides[block_axis]:
             break
         dense.add((size, stride))
         run_bytes *= size
