@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
+import operator
 import os
 import re
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kvcore._core import HostMemory
+from kvcore.ownership import alone, directory, disown, is_owned, own, when_alone
 from kvcore.slabs import HostSlab
 
-_SHARED_MEMORY = Path("/dev/shm")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 _VERSION = 1
 
@@ -65,8 +64,10 @@ class SharedSlab(HostSlab):
         Must be made, or adopted, by this process: somebody else's is an error.
     huge_pages : str
         "try" or "off"; the kernel also asks ``/sys/kernel/mm/transparent_hugepage/shmem_enabled``.
-    numa_node, threads
+    numa_node
         As for `HostSlab`, where this process makes it.
+    threads
+        As for `HostSlab`. Who maps it while it is being made helps to fault it in.
 
     Raises
     ------
@@ -80,8 +81,7 @@ class SharedSlab(HostSlab):
 
     Notes
     -----
-    A forked child shares the parent's ownership and never ends it: it must not use the object
-    beyond the parent's life.
+    A forked child has the memory but owns nothing: the name goes with the parent.
     """
 
     def __init__(
@@ -98,35 +98,39 @@ class SharedSlab(HostSlab):
         threads: int = 1,
     ) -> None:
         path = _path_of(name)
+        for flag, value in (("persist", persist), ("adopt", adopt), ("exclusive", exclusive)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{flag} must be a bool, got {type(value).__name__}")
         if huge_pages == "require":
             raise ValueError("huge_pages must be 'off' or 'try' for shared memory, got 'require'")
         num_bytes = HostMemory.bytes_of(num_blocks, block_bytes)
-        wanted = _Manifest(num_blocks, block_bytes, bool(persist))
-        with _locked():
-            _remove_leftovers()
-            lock, self._origin = _own(path, wanted, num_bytes, bool(adopt), bool(exclusive))
-            try:
-                fd = os.open(_data_of(path), os.O_RDWR | os.O_CLOEXEC)
-            except BaseException:
-                os.close(lock)
-                raise
-        # From here on the end of this process, or of this object, gives it up.
-        self.close = weakref.finalize(self, _disown, path, lock, os.getpid())
+        wanted = _Manifest(operator.index(num_blocks), operator.index(block_bytes), persist)
+        self._name, self._origin = name, ""
         try:
-            self._memory = HostMemory(
-                num_blocks,
-                block_bytes,
-                huge_pages=huge_pages,
-                numa_node=numa_node,
-                threads=threads,
-                fd=fd,
-            )
+            with alone():
+                _remove_leftovers()
+                lock, self._origin = _own(path, wanted, num_bytes, adopt, exclusive)
+                # From here on the end of this process, or of this object, gives it up.
+                self.close = weakref.finalize(self, _end, path, lock, os.getpid())
+                with _data_of(path).open("r+b", buffering=0) as data:
+                    self._memory = HostMemory(
+                        num_blocks,
+                        block_bytes,
+                        huge_pages=huge_pages,
+                        # The file keeps the node, so it is told before another process maps it.
+                        numa_node=numa_node if self._origin == "made" else None,
+                        threads=threads,
+                        fd=data.fileno(),
+                    )
+            # Takes a while, so nobody has to wait for it.
+            self._memory.populate(threads)
         except BaseException:
-            self.close()
+            if self._origin:
+                self.close()
+            if self._origin == "made":
+                with suppress(FileExistsError):
+                    SharedSlab.remove(name)
             raise
-        finally:
-            os.close(fd)
-        self._name = name
 
     @property
     def name(self) -> str:
@@ -152,10 +156,10 @@ class SharedSlab(HostSlab):
             A process owns it.
         """
         path = _path_of(name)
-        with _locked():
+        with alone():
             if not path.exists():
                 return False
-            if _is_owned(path):
+            if is_owned(path):
                 raise FileExistsError(f"name {name!r} is a shared slab that a process owns")
             _unlink(path)
             return True
@@ -176,69 +180,59 @@ def _own(
             f"{found.num_blocks}, {found.block_bytes} and {found.persist}, "
             f"got {wanted.num_blocks}, {wanted.block_bytes} and {wanted.persist}"
         )
-    is_owned = _is_owned(path)
-    if is_owned and exclusive:
+    if _data_of(path).stat().st_size < num_bytes:
+        raise OSError(errno.EINVAL, f"the memory of a shared slab was cut short: {_data_of(path)}")
+    has_owner = is_owned(path)
+    if has_owner and exclusive:
         raise FileExistsError(f"exclusive: another process owns the shared slab {path.stem!r}")
-    if not is_owned and not adopt:
+    if not has_owner and not adopt:
         raise FileExistsError(
             f"the shared slab {path.stem!r} persisted; pass adopt=True to take it over, or call "
             f"SharedSlab.remove({path.stem!r})"
         )
-    return _lock(path), "mapped" if is_owned else "adopted"
+    return own(path), "mapped" if has_owner else "adopted"
 
 
 def _make(path: Path, manifest: _Manifest, num_bytes: int) -> int:
     """The manifest is there before the data and goes after them, so nothing is ever nameless."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    lock = own(path, os.O_CREAT | os.O_TRUNC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH)
         fd = os.open(_data_of(path), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            # Room that is promised and not there would kill whoever touches it.
-            os.posix_fallocate(fd, 0, num_bytes)
+            room = os.fstatvfs(fd)
+            # To find out by filling it up would starve everybody else first.
+            if room.f_blocks and num_bytes > room.f_bavail * room.f_frsize:
+                raise OSError(errno.ENOSPC, f"No space left for {num_bytes} bytes in {path.parent}")
+            os.ftruncate(fd, num_bytes)
         finally:
             os.close(fd)
         os.write(lock, json.dumps(asdict(manifest)).encode())
     except BaseException:
-        os.close(lock)
         _unlink(path)
+        disown(lock)
         raise
     return lock
 
 
-def _lock(path: Path) -> int:
-    lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    fcntl.flock(lock, fcntl.LOCK_SH)
-    return lock
-
-
-def _disown(path: Path, lock: int, pid: int) -> None:
+def _end(path: Path, lock: int, pid: int) -> None:
     if os.getpid() != pid:
         return
-    with _locked():
-        os.close(lock)
-        if path.exists() and not _is_owned(path):
+
+    def end() -> None:
+        disown(lock)
+        if path.exists() and not is_owned(path):
             manifest = _Manifest.read(path)
             if manifest is None or not manifest.persist:
                 _unlink(path)
 
-
-def _is_owned(path: Path) -> bool:
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    when_alone(end)
 
 
 def _remove_leftovers() -> None:
-    """What those left behind that were killed."""
-    for path in _directory().glob("*.json"):
+    """What those left behind that were killed, and memory that has lost its manifest."""
+    for path in {file.with_suffix(".json") for file in directory().iterdir()}:
         manifest = _Manifest.read(path)
-        if (manifest is None or not manifest.persist) and not _is_owned(path):
+        if (manifest is None or not manifest.persist) and not is_owned(path):
             _unlink(path)
 
 
@@ -255,43 +249,8 @@ def _path_of(name: str) -> Path:
             "name must be 1 to 100 letters, digits, '.', '_' and '-', the first no dot, "
             f"got {name!r}"
         )
-    return _directory() / f"{name}.json"
+    return directory() / f"{name}.json"
 
 
 def _data_of(path: Path) -> Path:
     return path.with_suffix(".data")
-
-
-def _directory() -> Path:
-    return _SHARED_MEMORY / f"kvcore-{os.getuid()}"
-
-
-@contextmanager
-def _locked() -> Iterator[None]:
-    """Makes the directory and locks it: one process at a time makes, maps or removes slabs. The
-    directory goes with the last of them."""
-    while True:
-        with suppress(FileExistsError):
-            _directory().mkdir(mode=0o700)
-        try:
-            lock = os.open(
-                _directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
-            )
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            status = os.fstat(lock)
-            if status.st_uid != os.getuid():
-                raise PermissionError(f"{_directory()} belongs to another user")
-            # It may have gone while this process waited.
-            if not _directory().exists() or _directory().stat().st_ino != status.st_ino:
-                continue
-            try:
-                yield
-            finally:
-                with suppress(OSError):
-                    _directory().rmdir()
-            return
-        finally:
-            os.close(lock)

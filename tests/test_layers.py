@@ -44,7 +44,8 @@ PYTHON_FLOORS = {
     "triton_copy": {"_core", "planes"},
     "device_copy": {"cuda", "triton_copy", "planes"},
     "slabs": {"_core", "planes", "cuda"},
-    "shared_slab": {"_core", "slabs"},
+    "ownership": set(),
+    "shared_slab": {"_core", "slabs", "ownership"},
     "stores": {"_core", "hashing", "planes"},
     "operations": {"_core", "hashing"},
     "cache": {

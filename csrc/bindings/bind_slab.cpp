@@ -18,22 +18,41 @@ HugePages huge_pages_argument(py::handle object) {
   throw py::value_error("huge_pages must be 'off', 'try' or 'require', got " + describe(object));
 }
 
-std::shared_ptr<HostSlab> make_slab(py::handle num_blocks, py::handle block_bytes,
-                                    py::handle huge_pages, py::handle numa_node, py::handle threads,
-                                    py::handle fd) {
+HostSlabOptions size_arguments(py::handle num_blocks, py::handle block_bytes) {
   HostSlabOptions options;
   options.num_blocks =
       static_cast<uint64_t>(integer_argument(num_blocks, "num_blocks", 1, HostSlab::kMaxBlocks));
   options.block_bytes =
       static_cast<uint64_t>(integer_argument(block_bytes, "block_bytes", 1, HostSlab::kMaxBytes));
+  return options;
+}
+
+uint32_t threads_argument(py::handle threads) {
+  return static_cast<uint32_t>(integer_argument(threads, "threads", 1, HostSlab::kMaxThreads));
+}
+
+std::shared_ptr<HostSlab> make_slab(py::handle num_blocks, py::handle block_bytes,
+                                    py::handle huge_pages, py::handle numa_node, py::handle threads,
+                                    py::handle fd) {
+  HostSlabOptions options = size_arguments(num_blocks, block_bytes);
   options.huge_pages = huge_pages_argument(huge_pages);
   if (!numa_node.is_none()) {
     options.numa_node = static_cast<uint32_t>(integer_argument(numa_node, "numa_node", 0, 1023));
   }
-  options.threads = static_cast<uint32_t>(integer_argument(threads, "threads", 1, 256));
-  const int file = fd.is_none() ? -1 : static_cast<int>(integer_argument(fd, "fd", 0, INT32_MAX));
+  options.threads = threads_argument(threads);
+  if (fd.is_none()) {
+    py::gil_scoped_release release;
+    return std::make_shared<HostSlab>(options);
+  }
+  const auto file = static_cast<int>(integer_argument(fd, "fd", 0, INT32_MAX));
   py::gil_scoped_release release;
   return std::make_shared<HostSlab>(options, file);
+}
+
+void populate(HostSlab& self, py::handle threads) {
+  const uint32_t count = threads_argument(threads);
+  py::gil_scoped_release release;
+  self.populate(count);
 }
 
 // Bytes as they lie there; the array keeps the slab.
@@ -65,8 +84,8 @@ void register_slab(py::module_& module) {
            py::arg("fd") = py::none())
       .def_static(
           "bytes_of",
-          [](uint64_t num_blocks, uint64_t block_bytes) {
-            return HostSlab::bytes_of({.num_blocks = num_blocks, .block_bytes = block_bytes});
+          [](py::handle num_blocks, py::handle block_bytes) {
+            return HostSlab::bytes_of(size_arguments(num_blocks, block_bytes));
           },
           "Bytes that such a slab takes.", py::arg("num_blocks"), py::arg("block_bytes"))
       .def_property_readonly("num_blocks", &HostSlab::num_blocks)
@@ -75,6 +94,7 @@ void register_slab(py::module_& module) {
       .def_property_readonly("bytes", &HostSlab::bytes)
       .def_property_readonly("is_pinned", &HostSlab::is_pinned)
       .def("numpy", &bytes_of, "uint8[num_blocks, block_bytes], no copy.")
+      .def("populate", &populate, "Brings in the pages of a file's memory.", py::arg("threads"))
       .def("pin", &pin, "Registers the memory with a device.", py::arg("pinning"));
 }
 

@@ -1,5 +1,6 @@
 #include "slab/host_slab.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -14,15 +15,17 @@
 #include <thread>
 #include <vector>
 
+#include "common/check.h"
+
 namespace kvcore {
 namespace {
 
 constexpr uint64_t kHugePage = uint64_t{2} << 20;
-constexpr uint32_t kMaxThreads = 256;
 constexpr uint32_t kMaxNodes = 1024;
 // Of older kernels' headers; the call fails with EINVAL where the kernel is older too.
 constexpr int kPopulateWrite = 23;
 constexpr int kBind = 2;  // MPOL_BIND of <numaif.h>, which comes with libnuma
+constexpr int kNoFile = -1;
 
 [[noreturn]] void refuse(const char* name, const std::string& allowed, uint64_t got) {
   throw std::invalid_argument(std::string(name) + " must be " + allowed + ", got " +
@@ -42,7 +45,7 @@ std::byte* map_aligned(uint64_t bytes, int fd) {
   if (reserved == MAP_FAILED) fail(errno, "cannot reserve " + std::to_string(bytes) + " bytes");
   auto* begin = static_cast<std::byte*>(reserved);
   auto* data = reinterpret_cast<std::byte*>(round_up(reinterpret_cast<uint64_t>(begin), kHugePage));
-  const int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+  const int flags = fd == kNoFile ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
   if (mmap(data, bytes, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, 0) == MAP_FAILED) {
     const int error = errno;
     munmap(begin, bytes + kHugePage);
@@ -74,6 +77,8 @@ void bind_to_node(std::byte* data, uint64_t bytes, uint32_t node) {
   if (errno == EINVAL) refuse("numa_node", "a node of this machine that has memory", node);
   fail(errno, "cannot bind memory to NUMA node " + std::to_string(node));
 }
+
+bool kernel_populates() { return madvise(nullptr, 0, kPopulateWrite) == 0; }
 
 // Brings all pages in without changing a byte; 0 or what went wrong.
 int fault_in(std::byte* data, uint64_t bytes) {
@@ -117,17 +122,26 @@ uint64_t HostSlab::bytes_of(const HostSlabOptions& options) {
   return round_up(options.num_blocks * stride, kHugePage);
 }
 
-HostSlab::HostSlab(const HostSlabOptions& options) : HostSlab(options, -1) {}
+HostSlab::HostSlab(const HostSlabOptions& options) : HostSlab(options, kNoFile) {
+  populate(options.threads);
+}
 
 HostSlab::HostSlab(const HostSlabOptions& options, int fd)
     : num_blocks_(static_cast<uint32_t>(options.num_blocks)),
       block_bytes_(options.block_bytes),
       stride_bytes_(round_up(options.block_bytes, kAlignment)),
-      bytes_(bytes_of(options)) {
-  const bool from_reserve = options.huge_pages == HugePages::kRequire && fd < 0;
+      bytes_(bytes_of(options)),
+      is_file_(fd != kNoFile) {
+  const bool from_reserve = options.huge_pages == HugePages::kRequire && !is_file_;
   data_ = from_reserve ? map_reserved_huge_pages(bytes_) : map_aligned(bytes_, fd);
   try {
-    populate(options);
+    advise(options);
+    // Without the call that populates, touching a page that there is no room for would be fatal.
+    if (is_file_ && !kernel_populates()) {
+      if (const int error = posix_fallocate(fd, 0, static_cast<off_t>(bytes_)); error != 0) {
+        fail(error, "cannot get " + std::to_string(bytes_) + " bytes of shared memory");
+      }
+    }
   } catch (...) {
     munmap(data_, bytes_);
     throw;
@@ -139,25 +153,33 @@ HostSlab::~HostSlab() {
   munmap(data_, bytes_);
 }
 
-// Each thread faults in its own part, so that the kernel clears pages on several cores.
-void HostSlab::populate(const HostSlabOptions& options) {
+// Before the first page is there: where it goes and how large it is.
+void HostSlab::advise(const HostSlabOptions& options) {
   if (options.numa_node) bind_to_node(data_, bytes_, *options.numa_node);
   if (options.huge_pages == HugePages::kTry) madvise(data_, bytes_, MADV_HUGEPAGE);
   if (options.huge_pages == HugePages::kOff) madvise(data_, bytes_, MADV_NOHUGEPAGE);
+}
+
+// Each thread faults in its own part, so that the kernel clears pages on several cores.
+void HostSlab::populate(uint32_t threads) {
+  KV_CHECK(threads >= 1 && threads <= kMaxThreads);
   const uint64_t huge_pages = bytes_ / kHugePage;
-  const auto threads = static_cast<uint32_t>(std::min<uint64_t>(options.threads, huge_pages));
+  const auto parts = static_cast<uint32_t>(std::min<uint64_t>(threads, huge_pages));
   std::atomic<int> error{0};
   auto work = [&](uint32_t i) {
-    const uint64_t begin = huge_pages * i / threads, end = huge_pages * (i + 1) / threads;
+    const uint64_t begin = huge_pages * i / parts, end = huge_pages * (i + 1) / parts;
     const int failed = fault_in(data_ + begin * kHugePage, (end - begin) * kHugePage);
     if (failed != 0) error = failed;
   };
   {
     std::vector<std::jthread> others;
-    for (uint32_t i = 1; i < threads; ++i) others.emplace_back(work, i);
+    for (uint32_t i = 1; i < parts; ++i) others.emplace_back(work, i);
     work(0);
   }
-  if (error != 0) fail(error, "cannot get " + std::to_string(bytes_) + " bytes of memory");
+  if (error == 0) return;
+  // The kernel's word for a page that would be a bus error: the file system is full.
+  fail(is_file_ && error == EFAULT ? ENOSPC : error.load(),
+       "cannot get " + std::to_string(bytes_) + " bytes of memory");
 }
 
 void HostSlab::pin(const Pinning& pinning) {

@@ -7,7 +7,6 @@
 #include <optional>
 
 #include "slab/pinning.h"
-#include "slab/slab_span.h"
 
 namespace kvcore {
 
@@ -25,20 +24,23 @@ struct HostSlabOptions {
   uint32_t threads = 1;               // that fault it in
 };
 
-// Host memory for blocks: one mapping, aligned to 2 MiB, each block aligned to a cache line. All
-// pages are there when it is made, so no copy meets a page fault. Owns the mapping; whoever uses
-// the memory keeps the slab. Thread safe.
+// Host memory for blocks: one mapping, aligned to 2 MiB, each block aligned to a cache line. Once
+// populated all pages are there, so no copy meets a page fault. Owns the mapping; whoever uses the
+// memory keeps the slab. Thread safe.
 class HostSlab {
  public:
   static constexpr uint64_t kAlignment = 64;
   static constexpr uint64_t kMaxBlocks = uint64_t{1} << 30;  // as many as a PrefixCache has ids for
   static constexpr uint64_t kMaxBytes = uint64_t{1} << 46;
+  static constexpr uint32_t kMaxThreads = 256;
 
-  // Throws std::invalid_argument naming an option, std::system_error where the kernel refuses.
+  // Memory of its own, populated. Throws std::invalid_argument naming an option, std::system_error
+  // where the kernel refuses.
   explicit HostSlab(const HostSlabOptions& options);
 
   // Maps what a file holds from its start, shared with all who map it; its bytes stay as they are.
-  // The file has bytes_of(options) at least and stays open for its owner to close.
+  // The file has bytes_of(options) at least and stays open for its owner to close. Not populated:
+  // where pages go is settled here and takes no time, so it can be done before others map the file.
   HostSlab(const HostSlabOptions& options, int fd);
 
   ~HostSlab();
@@ -53,9 +55,10 @@ class HostSlab {
   uint32_t num_blocks() const noexcept { return num_blocks_; }
   uint64_t block_bytes() const noexcept { return block_bytes_; }
   uint64_t stride_bytes() const noexcept { return stride_bytes_; }
-  SlabSpan span() const noexcept {
-    return {reinterpret_cast<uint64_t>(data_), stride_bytes_, num_blocks_};
-  }
+
+  // Brings all pages in without changing a byte, whoever else does so at the same time. Throws
+  // std::system_error where there is no room.
+  void populate(uint32_t threads);
 
   // Registers the memory with a device, once: a second call does nothing. Throws
   // std::runtime_error with the device's words.
@@ -63,12 +66,13 @@ class HostSlab {
   bool is_pinned() const;
 
  private:
-  void populate(const HostSlabOptions& options);
+  void advise(const HostSlabOptions& options);
 
   uint32_t num_blocks_;
   uint64_t block_bytes_;
   uint64_t stride_bytes_;
   uint64_t bytes_;
+  bool is_file_;
   std::byte* data_ = nullptr;
   mutable std::mutex mutex_;
   const Pinning* pinning_ = nullptr;  // null: not pinned
