@@ -49,9 +49,7 @@ class TransferPlan:
         memory = SlabMemory.of(slab)
         native = None if codec is None else codec.of(layers.run_bytes)
         run_bytes = None if native is None else native.slab_bytes
-        numbers = plan_numbers(
-            layers, memory, block_ids, slab_blocks, slab_run_bytes=run_bytes
-        )
+        numbers = plan_numbers(layers, memory, block_ids, slab_blocks, slab_run_bytes=run_bytes)
         self._plan = Plan(native, **numbers)
         self._memory = (layers, memory)
 
@@ -63,6 +61,14 @@ class TransferPlan:
     def nbytes(self) -> int:
         """What one copy moves."""
         return self._plan.bytes
+
+    def gather(self) -> None:
+        """Copy from the paged cache into the slab, on the calling thread. Releases the GIL."""
+        self._plan.copy(gathers=True)
+
+    def scatter(self) -> None:
+        """Copy from the slab into the paged cache, on the calling thread. Releases the GIL."""
+        self._plan.copy(gathers=False)
 
 
 class TransferHandle:
