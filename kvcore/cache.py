@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
 from typing import TypeVar
@@ -46,7 +46,7 @@ class Lookup:
         Blocks after these that the store holds, as far as it knows without asking anybody.
     """
 
-    hashes: HashArray
+    hashes: HashArray = field(repr=False)
     host_blocks: int
     store_blocks: int
 

@@ -53,10 +53,10 @@ class Transpose:
 
 @dataclass(frozen=True, slots=True)
 class Fp8:
-    """Floats as 8-bit ones (E4M3) with a float32 scale for each group: half the bytes, or a quarter.
+    """Floats as 8-bit ones (E4M3) with a float32 scale for each group: half the bytes or a quarter.
 
-    Of a group with largest magnitude m, a value x comes back within max(\\|x\\| / 16, m / 458752), and
-    the rounding to its type. Infinities come back as m, NaN as NaN.
+    Of a group with largest magnitude m, a value x comes back within |x| / 16 or m / 458752,
+    whatever is more, and the rounding to its type. Infinities come back as m, NaN as NaN.
 
     Parameters
     ----------

@@ -155,7 +155,8 @@ def _runs(layer: Described, block_axis: int) -> tuple[npt.NDArray[np.uint64], in
         raise ValueError(f"tensors must have strides above 0, got {list(layer.strides)} bytes")
     run_bytes, dense = layer.itemsize, set()
     for i, (size, stride) in sorted(enumerate(axes), key=lambda axis: axis[1][1]):
-        if stride != run_bytes:
+        # What lies beyond the next block is another run, also where there is one block.
+        if stride != run_bytes or stride >= layer.strides[block_axis]:
             break
         dense.add(i)
         run_bytes *= size

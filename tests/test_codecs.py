@@ -38,9 +38,9 @@ def to_float(bits: Array, dtype: str) -> Array:
 
 
 def there_and_back(pages: Array, codec: Codec, threads: int = 1) -> tuple[Array, Array]:
-    """What the slab has, and what comes back, of pages [blocks, ...] with ids in disorder."""
+    """What the slab has, and what comes back, of pages [blocks, ...] as K and in reverse as V."""
     num_blocks = len(pages)
-    layers = PagedLayers([pages.copy(), pages[::-1].copy()], block_axis=0)
+    layers = PagedLayers([np.stack([pages, pages[::-1]])], block_axis=1)
     slab = np.full((num_blocks + 1, slab_block_bytes(layers, codec) + 5), 0xA5, np.uint8)
     ids = np.random.default_rng(0).permutation(num_blocks)
     places = np.arange(1, num_blocks + 1)
@@ -48,8 +48,8 @@ def there_and_back(pages: Array, codec: Codec, threads: int = 1) -> tuple[Array,
     assert pool.gather(TransferPlan(layers, slab, ids, places, codec=codec)).wait(WAIT_S)
     assert (slab[0] == 0xA5).all()
     assert (slab[:, -5:] == 0xA5).all()
-    back = np.zeros_like(pages), np.zeros_like(pages)
-    target = PagedLayers(back, block_axis=0)
+    back = np.zeros((2, *pages.shape), pages.dtype)
+    target = PagedLayers([back], block_axis=1)
     assert pool.scatter(TransferPlan(target, slab, ids, places, codec=codec)).wait(WAIT_S)
     assert back[0].tobytes() == back[1][::-1].tobytes()
     in_order = np.empty_like(slab[1:, :-5])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from models.processes import PYTHON
 
 from kvcore import HostSlab
 from kvcore.copies import CopyPool, TransferPlan
@@ -174,14 +174,14 @@ def test_each_path_of_the_cpu(path: str) -> None:
     """In a process of its own, since the path is chosen once."""
     code = "from kvcore._core import cpu_path; print(cpu_path())"
     environment = os.environ | {"KVCORE_CPU": path}
-    command = [sys.executable, "-c", code]
+    command = [*PYTHON, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
         assert "KVCORE_CPU must be one of" in done.stderr
         pytest.skip(f"this CPU has no {path}")
     assert done.stdout.strip() == path
     tests = [f"{__file__}::{name}" for name in ("test_runs_of_any_length", "test_large_copies")]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", *tests]
+    command = [*PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", *tests]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
@@ -203,6 +203,12 @@ def test_large_copies() -> None:
         page[:] = 0
     assert pool.scatter(plan).wait(10.0)
     assert all(np.array_equal(a, b) for a, b in zip(pages, before, strict=True))
+
+
+def test_a_cache_of_one_block_has_the_runs_of_others() -> None:
+    for num_blocks in (1, 2):
+        layers = PagedLayers([np.zeros((2, num_blocks, 4, 8), np.uint8)], block_axis=1)
+        assert (layers.run_bytes, len(layers.plane_bases)) == (32, 2)
 
 
 def test_one_tensor_may_have_all_layers() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from models.processes import PYTHON
 
 from kvcore import SharedSlab
 
@@ -51,7 +51,7 @@ for line in sys.stdin:
 
     def __init__(self, name: str, **options: Any) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", self.CODE.format(name=name, options=options)],
+            [*PYTHON, "-c", self.CODE.format(name=name, options=options)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -6,7 +6,6 @@ import gc
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from models.chains import Hashes, hashes_of
+from models.processes import PYTHON
 
 from kvcore import HostSlab, Namespace
 from kvcore._core import Outcome, has_uring
@@ -487,7 +487,7 @@ assert put(store, hashes_of(range(100, 104))) == [Outcome.DONE] * 4
 assert get(store, hashes_of(range(100, 104))) == [Outcome.DONE] * 4
 store.close()
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=WAIT_S)
+    subprocess.run([*PYTHON, "-c", code], check=True, timeout=WAIT_S)
 
 
 def test_one_store_a_directory(tmp_path: Path) -> None:
@@ -535,7 +535,6 @@ def test_a_kill_leaves_whole_values_only(tmp_path: Path, io_name: str, seed: int
     if io_name == "uring" and not has_uring():
         pytest.skip("this build or this kernel has no io_uring")
     code = f"""
-import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_stores import *
 store = DiskStore({str(tmp_path)!r}, FINGERPRINT, 50_000, max_bytes=30 * 57_344, io={io_name!r})
@@ -545,7 +544,7 @@ for i in range({seed} * 100_000, 1 << 30, 10):
 """
     rng = np.random.default_rng(seed)
     for _ in range(2):
-        writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        writer = subprocess.Popen([*PYTHON, "-c", code], stdout=subprocess.PIPE, text=True)
         assert writer.stdout is not None
         for _ in range(int(rng.integers(1, 12))):
             last = int(writer.stdout.readline())

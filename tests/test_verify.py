@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from models.chains import hashes_of
+from models.processes import PYTHON
 from test_reference_traces import CONVERSATION, TRACES
 
 from kvcore import HostSlab, KVCache, Namespace
@@ -25,7 +25,7 @@ from kvcore.verify import WrongBytesError, payload, verify
 
 BLOCK_BYTES = 512
 FINGERPRINT = Namespace("test").fingerprint
-REPLAY = [sys.executable, "-c", "from kvcore.cli import main; main(prog_name='kvcore')", "replay"]
+REPLAY = [*PYTHON, "-c", "from kvcore.cli import main; main(prog_name='kvcore')", "replay"]
 
 
 @pytest.fixture(scope="module")

@@ -203,6 +203,51 @@ TEST_CASE("what was used gets a second chance") {
   CHECK(index.evictions() == 1);
 }
 
+// Wherever a process is killed while it writes B over A, the next one has A, B or nothing, whole.
+TEST_CASE("a write that stops leaves whole values only") {
+  constexpr size_t kBytes = 10'000;
+  const auto a = value_of(1, kBytes), b = value_of(2, kBytes);
+  for (uint32_t steps = 0; steps <= 3; ++steps) {
+    Directory directory;
+    const DiskStoreOptions options{.path = directory.path(),
+                                   .fingerprint = kFingerprint,
+                                   .value_bytes = kBytes,
+                                   .max_bytes = DiskFiles::slot_bytes_of(kBytes)};
+    {
+      DiskStore store(options);
+      store.put_from(std::array{hash_of(1)}, std::array{a.data()}, soon())->wait();
+    }
+    {
+      DiskFiles files(directory.path(), kFingerprint, kBytes, options.max_bytes, false);
+      DiskOperation operation(files, kFingerprint, kBytes, false);
+      std::vector<std::byte> memory = b;
+      operation.begin({.kind = SlotTask::Kind::kWrite,
+                       .is_used = true,
+                       .slot = 0,
+                       .hash = hash_of(2),
+                       .memory = memory.data()});
+      int64_t result = 0;
+      for (uint32_t step = 0; step < steps; ++step) {
+        const DiskOperation::Io* io = operation.next(result);
+        REQUIRE(io != nullptr);
+        result = pwritev(io->fd, io->parts.data(), static_cast<int>(io->num_parts),
+                         static_cast<off_t>(io->offset));
+        REQUIRE(result == static_cast<int64_t>(io->bytes()));
+      }
+    }
+    DiskStore store(options);
+    const std::array keys{hash_of(1), hash_of(2)};
+    std::vector<std::byte> first(kBytes), second(kBytes);
+    auto batch = store.get_into(keys, std::array{first.data(), second.data()}, soon());
+    batch->wait();
+    const auto miss = Outcome::kMiss, done = Outcome::kDone;
+    CHECK(batch->outcomes() == std::vector{steps == 0 ? done : miss, steps == 3 ? done : miss});
+    if (steps == 0) CHECK(first == a);
+    if (steps == 3) CHECK(second == b);
+    CHECK(store.stats().corrupt == 0);
+  }
+}
+
 TEST_CASE("threads share a store in memory") {
   MemoryStore store(kFingerprint, 500, 8 * 628);
   play(store, 500);

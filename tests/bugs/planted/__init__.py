@@ -1,8 +1,20 @@
 """Bugs that the tests must notice, by what they are in."""
 
-from planted import bindings, cache, device, hashes, histories, learning, queues, shares, sim, table
+from planted import (
+    bindings,
+    cache,
+    device,
+    hashes,
+    histories,
+    learning,
+    moving,
+    queues,
+    shares,
+    sim,
+    table,
+)
 from planted.bug import Bug
 
-_AREAS = (hashes, table, queues, histories, learning, cache, shares, sim, bindings, device)
+_AREAS = (hashes, table, queues, histories, learning, cache, shares, sim, bindings, device, moving)
 BUGS: list[Bug] = [bug for area in _AREAS for bug in area.BUGS]
 __all__ = ["BUGS", "Bug"]

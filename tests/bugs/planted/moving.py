@@ -1,0 +1,191 @@
+"""In what moves bytes: slabs, copies by the CPU, stores, and KVCache over them."""
+
+from planted.bug import Bug
+
+_CACHE = "kvcore/cache.py"
+_OPERATIONS = "kvcore/operations.py"
+_SHARED = "kvcore/shared_slab.py"
+_SLOTS = "csrc/store/slot_index.cpp"
+_DISK = "csrc/store/disk_operation.cpp"
+
+BUGS = [
+    Bug(
+        name="moving-write-behind-takes-old-ids",
+        why="what left and came back elsewhere is written from where it was",
+        files=_CACHE,
+        find="hashes[positions], self._slab, lease.block_ids[positions], self._write_timeout_s",
+        replace=(
+            "hashes[positions], self._slab, reservation.block_ids[::-1][:num_blocks], "
+            "self._write_timeout_s"
+        ),
+        tests="test_kvcache.py::test_what_left_the_slab_comes_back_from_the_store",
+    ),
+    Bug(
+        name="moving-late-memory-is-given-away",
+        why="places of a fetch are free at its deadline, though the store may still write there",
+        files=_OPERATIONS,
+        find="if not self._batch.is_quiet():\n            return False\n        self._reservation",
+        replace="self._reservation",
+        tests="test_kvcache.py::test_memory_that_a_late_store_may_still_write_is_nobodys",
+    ),
+    Bug(
+        name="moving-dirty-blocks-may-leave",
+        why="the lease on blocks that wait to be written is let go at once",
+        files=_CACHE,
+        find="self._follow(Write(batch, lease, self._count_write))",
+        replace="self._follow(Write(batch, lease, self._count_write)); lease.release()",
+        tests="test_kvcache.py::test_dirty_blocks_stay_and_no_more_than_allowed_wait",
+    ),
+    Bug(
+        name="moving-a-gap-is-committed",
+        why="what a fetch brought beyond a block that did not come is published",
+        files=_OPERATIONS,
+        find="int(came.argmin())",
+        replace="len(came)",
+        tests="test_kvcache.py::test_what_is_gone_from_the_store_ends_what_is_fetched",
+    ),
+    Bug(
+        name="moving-released-leases-load",
+        why="blocks of a lease that was released are loaded, whatever lies there now",
+        files=_CACHE,
+        find="held = lease.share()",
+        replace="held = lease",
+        tests="test_kvcache.py::test_a_load_from_a_lease_that_was_released_is_refused",
+    ),
+    Bug(
+        name="moving-loads-do-not-pin",
+        why="a load holds nothing, so blocks may leave while they are copied",
+        files="csrc/cache/prefix_cache.cpp",
+        find="cache_->hold(lease.last_ = last_);",
+        replace="lease.last_ = kRootSpan;",
+        tests="test_prefix_cache.py::test_a_shared_lease_pins_by_itself",
+    ),
+    Bug(
+        name="moving-copy-forgets-the-tail",
+        why="bytes after the last line that all streams have are not copied",
+        files="csrc/copy/host_paths_x86.cpp",
+        find="std::memcpy(to[i] + done, from[i] + done, bytes - done);",
+        replace="std::memcpy(to[i] + done, from[i] + done, (bytes - done) / 2);",
+        tests="test_copy.py::test_runs_of_any_length",
+    ),
+    Bug(
+        name="moving-parts-overlap-no-more",
+        why="the last part of a layer ends where a line does",
+        files="csrc/copy/copy_pool.cpp",
+        find="return i == parts_a_layer_ ? layer_bytes_",
+        replace="return i > parts_a_layer_ ? layer_bytes_",
+        tests="test_copy.py::test_large_copies",
+    ),
+    Bug(
+        name="moving-layer-is-there-too-early",
+        why="a layer counts as there when its first part is",
+        files="csrc/copy/copy_pool.cpp",
+        find="if (--parts_left_[layer] == 0 || is_over())",
+        replace="if ((parts_left_[layer] = 0) == 0 || is_over())",
+        tests='cpp "threads copy layer after layer"',
+    ),
+    Bug(
+        name="moving-codec-runs-as-long-as-before",
+        why="planes of converted blocks lie where those of others would",
+        files="csrc/copy/host_copy.cpp",
+        find="plane * codec.slab_bytes());",
+        replace="plane * view.run_bytes);",
+        tests="test_codecs.py::test_values_come_back_as_near_as_is_said",
+    ),
+    Bug(
+        name="moving-fp8-rounds-down",
+        why="codes are cut, not rounded",
+        files="csrc/copy/floats.h",
+        find="(magnitude + 0x7FFFF + (magnitude >> 20 & 1) - 0x3C000000) >> 20",
+        replace="(magnitude - 0x3C000000) >> 20",
+        tests="test_codecs.py::test_values_come_back_as_near_as_is_said",
+    ),
+    Bug(
+        name="moving-envelope-trusts-the-payload",
+        why="the checksum of the payload is not compared",
+        files="csrc/store/envelope.cpp",
+        find="fields.hash == hash &&\n         fields.payload_checksum == checksum_of(payload);",
+        replace="fields.hash == hash;",
+        tests="test_stores.py::test_a_flipped_bit_is_a_counted_miss",
+    ),
+    Bug(
+        name="moving-envelope-of-another-block",
+        why="a value that lies in the place of another is taken for it",
+        files="csrc/store/envelope.cpp",
+        find="fields.hash == hash &&",
+        replace="",
+        tests="test_stores.py::test_a_value_in_the_place_of_another_is_corrupt",
+    ),
+    Bug(
+        name="moving-slots-are-not-wiped",
+        why="a slot that is written over keeps the name of what it held",
+        files=_DISK,
+        find="step_ = task.is_used ? Step::kErase : Step::kWriteValue;",
+        replace="step_ = Step::kWriteValue;",
+        tests='cpp "a write that stops*"',
+    ),
+    Bug(
+        name="moving-page-goes-first",
+        why="a value is named before it is whole",
+        files=_DISK,
+        find="step_ = task_.kind == SlotTask::Kind::kWipe ? Step::kEnd : Step::kWriteValue;",
+        replace="step_ = Step::kEnd;",
+        tests="test_stores.py::test_a_full_store_evicts_what_was_not_used",
+    ),
+    Bug(
+        name="moving-slots-that-are-read-are-evicted",
+        why="a slot is given to another value while it is read",
+        files=_SLOTS,
+        find="if (slot.state != State::kThere || slot.readers > 0) continue;",
+        replace="if (slot.state != State::kThere) continue;",
+        tests='cpp "a slot that is taken*"',
+    ),
+    Bug(
+        name="moving-no-second-chance",
+        why="a store evicts in the order of its slots",
+        files=_SLOTS,
+        find="slot.was_used = true;",
+        replace="",
+        tests='cpp "what was used gets*"',
+    ),
+    Bug(
+        name="moving-batch-is-decided-twice",
+        why="an outcome may change after it was told",
+        files="csrc/store/batch.cpp",
+        find="if (outcomes_[key] == Outcome::kPending) {\n    outcomes_[key] = late",
+        replace="if (num_pending_ > 0) {\n    outcomes_[key] = late",
+        tests='cpp "a batch is decided once*"',
+    ),
+    Bug(
+        name="moving-shared-slab-outlives-its-owners",
+        why="the last owner's end removes nothing",
+        files=_SHARED,
+        find="if path.exists() and not _is_owned(path):",
+        replace="if path.exists() and _is_owned(path):",
+        tests="test_shared_slab.py::test_it_goes_with_its_last_owner",
+    ),
+    Bug(
+        name="moving-shared-slab-leaves-leftovers",
+        why="what a killed process left stays for good",
+        files=_SHARED,
+        find="if (manifest is None or not manifest.persist) and not _is_owned(path):",
+        replace="if manifest is None and not _is_owned(path):",
+        tests="test_shared_slab.py::test_what_a_kill_left_is_removed_by_the_next_start_of_any",
+    ),
+    Bug(
+        name="moving-shared-slab-takes-what-is-owned",
+        why="a start removes the slabs of others",
+        files=_SHARED,
+        find="persist) and not _is_owned(path):",
+        replace="persist):",
+        tests="test_shared_slab.py::test_a_kill_takes_nothing_from_other_owners",
+    ),
+    Bug(
+        name="moving-pinned-memory-is-unmapped",
+        why="a device is told to let go after the memory is gone, or never",
+        files="csrc/slab/host_slab.cpp",
+        find="if (pinning_ != nullptr) pinning_->unpin(data_);",
+        replace="",
+        tests='cpp "a slab is pinned once*"',
+    ),
+]
