@@ -59,7 +59,7 @@ PYTHON_FLOORS = {
         "stores",
         "operations",
     },
-    "diagnosis": {"machine", "cuda", "device_copy"},
+    "diagnosis": {"machine", "_core", "cuda", "device_copy"},
     "sim": {"machine", "_core", "hashing"},
     "verify": {"hashing", "layers", "cache", "sim"},
     "bench": {

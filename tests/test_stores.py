@@ -535,6 +535,7 @@ def test_a_kill_leaves_whole_values_only(tmp_path: Path, io_name: str, seed: int
     if io_name == "uring" and not has_uring():
         pytest.skip("this build or this kernel has no io_uring")
     code = f"""
+import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_stores import *
 store = DiskStore({str(tmp_path)!r}, FINGERPRINT, 50_000, max_bytes=30 * 57_344, io={io_name!r})
