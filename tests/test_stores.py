@@ -544,11 +544,12 @@ for i in range({seed} * 100_000, 1 << 30, 10):
     print(i, flush=True)
 """
     rng = np.random.default_rng(seed)
+    last = 0
     for _ in range(2):
         writer = subprocess.Popen([*PYTHON, "-c", code], stdout=subprocess.PIPE, text=True)
         assert writer.stdout is not None
         for _ in range(int(rng.integers(1, 12))):
-            last = int(writer.stdout.readline())
+            last = max(last, int(writer.stdout.readline()))
         time.sleep(float(rng.uniform(0, 0.01)))
         writer.send_signal(signal.SIGKILL)
         more, _ = writer.communicate()
