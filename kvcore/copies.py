@@ -62,6 +62,14 @@ class TransferPlan:
         """What one copy moves."""
         return self._plan.bytes
 
+    def gather(self) -> None:
+        """Copy from the paged cache into the slab, on the calling thread. Releases the GIL."""
+        self._plan.copy(gathers=True)
+
+    def scatter(self) -> None:
+        """Copy from the slab into the paged cache, on the calling thread. Releases the GIL."""
+        self._plan.copy(gathers=False)
+
 
 class TransferHandle:
     """A copy under way. Keeps the memory of both sides. Dropping it gives up what has not begun and

@@ -154,13 +154,13 @@ def _runs(layer: Described, block_axis: int) -> tuple[npt.NDArray[np.uint64], in
     if any(stride <= 0 for _, stride in [*axes, (0, layer.strides[block_axis])]):
         raise ValueError(f"tensors must have strides above 0, got {list(layer.strides)} bytes")
     run_bytes, dense = layer.itemsize, set()
-    for size, stride in sorted(axes, key=lambda axis: axis[1]):
+    for i, (size, stride) in sorted(enumerate(axes), key=lambda axis: axis[1][1]):
         # What lies beyond the next block is another run, also where there is one block.
         if stride != run_bytes or stride >= layer.strides[block_axis]:
             break
-        dense.add((size, stride))
+        dense.add(i)
         run_bytes *= size
     steps = [
-        range(0, size * stride, stride) for size, stride in axes if (size, stride) not in dense
+        range(0, size * stride, stride) for i, (size, stride) in enumerate(axes) if i not in dense
     ]
     return np.array([sum(at) for at in product(*steps)], np.uint64), run_bytes

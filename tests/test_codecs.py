@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kvcore.codecs import Codec, Fp8, Int8, Transpose, slab_block_bytes
@@ -131,6 +131,8 @@ def test_values_come_back_as_near_as_is_said(dtype: str, scale: float) -> None:
 floats = st.floats(width=32, allow_nan=True, allow_infinity=True, allow_subnormal=True)
 
 
+@example([3.4028234663852886e38] * 24, "float32")
+@example([0.0] * 23 + [float("inf")], "bfloat16")
 @given(st.lists(floats, min_size=24, max_size=24), st.sampled_from(list(ROUNDING)))
 def test_any_values(values: list[float], dtype: str) -> None:
     pages = np.array(values, np.float32).reshape(2, 12)

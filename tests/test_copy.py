@@ -237,6 +237,29 @@ def test_layers_of_torch() -> None:
         assert slab.numpy().tobytes() == wanted.view(torch.uint8).numpy().tobytes()
 
 
+@pytest.mark.parametrize("run_bytes", [1, 65, 4096, 300_001])
+def test_a_plan_copies_on_the_calling_thread(run_bytes: int) -> None:
+    random = np.random.default_rng(run_bytes)
+    paged = Guarded(2 * 9 * run_bytes, run_bytes % 7, random)
+    slab = Guarded(9 * 2 * run_bytes, run_bytes % 5, random)
+    pages = paged.bytes.reshape(9, 2, run_bytes)
+    blocks = slab.bytes.reshape(9, 2 * run_bytes)
+    layers = PagedLayers(pages, block_axis=0, layer_axis=1)
+    ids, places = [8, 0, 5, 3, 2], [1, 4, 0, 8, 7]
+    expected = blocks.copy()
+    expected[places] = pages.reshape(9, -1)[ids]
+    plan = TransferPlan(layers, blocks, ids, places)
+    plan.gather()
+    assert np.array_equal(blocks, expected)
+    blocks[places] = ~blocks[places]
+    expected = pages.reshape(9, -1).copy()
+    expected[ids] = blocks[places]
+    plan.scatter()
+    assert np.array_equal(pages.reshape(9, -1), expected)
+    paged.check()
+    slab.check()
+
+
 # --- Handles ------------------------------------------------------------------------------------
 
 
@@ -406,6 +429,9 @@ def test_layers_that_overlap_are_refused() -> None:
     blocks = np.lib.stride_tricks.as_strided(memory, (5, 20), (10, 1))
     with pytest.raises(ValueError, match="layers"):
         TransferPlan(PagedLayers([blocks], block_axis=0), np.zeros((5, 20), np.uint8), [0], [0])
+    pairs = np.lib.stride_tricks.as_strided(memory, (5, 2, 2), (10, 1, 1))
+    with pytest.raises(ValueError, match="layers"):
+        TransferPlan(PagedLayers([pairs], block_axis=0), np.zeros((5, 4), np.uint8), [0], [0])
     whole = np.zeros((4, 64), np.uint8)
     layers = PagedLayers([whole, whole], block_axis=0)
     with pytest.raises(ValueError, match="layers"):

@@ -84,7 +84,14 @@ void register_copy(py::module_& module) {
            }),
            py::arg("codec").none(true))
       .def_property_readonly("bytes", &TransferPlan::bytes)
-      .def_property_readonly("num_blocks", &TransferPlan::num_blocks);
+      .def_property_readonly("num_blocks", &TransferPlan::num_blocks)
+      .def(
+          "copy",
+          [](std::shared_ptr<TransferPlan> self, bool gathers) {
+            py::gil_scoped_release release;
+            copy_here(std::move(self), gathers ? Direction::kGather : Direction::kScatter);
+          },
+          py::arg("gathers"));
 
   py::class_<OwnedJob>(module, "CopyJob", py::is_final(), py::release_gil_before_calling_cpp_dtor(),
                        "A copy under way.")

@@ -10,16 +10,17 @@ namespace {
 
 constexpr uint32_t kMaxThreads = 64;
 // Small enough that threads end together, large enough that taking one costs nothing.
-constexpr uint64_t kMostPartBytes = 1 << 20;
+constexpr uint64_t kMostPartBytes = 4 << 20;
 constexpr uint64_t kLeastPartBytes = 64 << 10;
+constexpr uint64_t kPartsAThread = 4;
 // From here on a copy does not fit the caches next to anything else, and stores go past them.
 constexpr uint64_t kStreamedBytes = 1 << 20;
 constexpr uint64_t kLine = 64;
 
 uint64_t parts_of(uint64_t bytes, uint32_t threads) {
   if (bytes == 0) return 0;
-  const uint64_t even = (bytes + threads - 1) / threads;
-  const uint64_t part = std::clamp(even, kLeastPartBytes, kMostPartBytes);
+  const uint64_t share = bytes / (threads * kPartsAThread);
+  const uint64_t part = std::clamp(share, kLeastPartBytes, kMostPartBytes);
   return (bytes + part - 1) / part;
 }
 
@@ -70,13 +71,20 @@ bool CopyJob::begin_part(uint64_t& part) {
   return true;
 }
 
+// Parts end, but for the last, where as many runs do as are copied side by side; or where lines do,
+// if that were too coarse. What is converted is not cut inside a run.
+uint64_t CopyJob::unit_of(uint64_t run_bytes) const noexcept {
+  if (plan_->codec() != nullptr) return run_bytes;
+  const uint64_t together = kStreams * run_bytes;
+  return together <= layer_bytes_ / parts_a_layer_ ? together : kLine;
+}
+
 void CopyJob::copy_part(const HostPath& path, uint64_t part) {
   const auto layer = static_cast<uint32_t>(part / parts_a_layer_);
   const uint64_t number = part % parts_a_layer_;
   const CopyView view = plan_->view(layer, 1);
   const RunCodec* codec = plan_->codec();
-  // Parts end where lines do, or runs where these are converted, but for the last.
-  const uint64_t unit = codec == nullptr ? kLine : view.run_bytes;
+  const uint64_t unit = unit_of(view.run_bytes);
   auto border = [&](uint64_t i) {
     return i == parts_a_layer_ ? layer_bytes_ : layer_bytes_ * i / parts_a_layer_ / unit * unit;
   };
@@ -84,11 +92,18 @@ void CopyJob::copy_part(const HostPath& path, uint64_t part) {
     copy_on_host(path, view, direction_, border(number), border(number + 1),
                  plan_->bytes() >= kStreamedBytes);
   } else {
-    convert_on_host(*codec, view, direction_, border(number) / unit, border(number + 1) / unit);
+    convert_on_host(*codec, view, direction_, border(number) / view.run_bytes,
+                    border(number + 1) / view.run_bytes);
   }
   std::lock_guard lock(mutex_);
   --num_running_;
   if (--parts_left_[layer] == 0 || is_over()) changed_.notify_all();
+}
+
+void copy_here(std::shared_ptr<const TransferPlan> plan, Direction direction) {
+  CopyJob job(std::move(plan), direction, 1);
+  uint64_t part;
+  while (job.begin_part(part)) job.copy_part(host_path(), part);
 }
 
 CopyPool::CopyPool(uint32_t threads) : path_(host_path()) {

@@ -40,6 +40,7 @@ class CopyJob {
   void copy_part(const HostPath& path, uint64_t part);
 
  private:
+  uint64_t unit_of(uint64_t run_bytes) const noexcept;
   bool is_over() const noexcept { return num_running_ == 0 && next_part_ == num_parts_; }
 
   const std::shared_ptr<const TransferPlan> plan_;
@@ -54,6 +55,10 @@ class CopyJob {
   bool failed_ = false;
   std::vector<uint64_t> parts_left_;  // of each layer
 };
+
+// Copies on the calling thread: no other has to wake up for it, which takes up to 0.1 ms. Throws
+// what host_path() throws.
+void copy_here(std::shared_ptr<const TransferPlan> plan, Direction direction);
 
 // Threads that copy. Jobs begin in the order in which they came, and all threads work on the first
 // that has parts left. Dying gives up what has not begun. Thread safe.

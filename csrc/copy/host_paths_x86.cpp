@@ -12,6 +12,8 @@ namespace kvcore {
 namespace {
 
 constexpr uint64_t kLine = 64;
+// Lines of a stream in one turn: two move 3 to 13 % more a second than one, four no more than two.
+constexpr uint64_t kTurn = 2 * kLine;
 
 // Each path gives one cache line: how to load it from anywhere and store it to where a line begins.
 struct Avx512 {
@@ -44,46 +46,46 @@ struct Avx2 {
   }
 };
 
-// The lines of all streams in turns. Whatever lies before a stream's first whole line of its
-// destination, and after the last line that all streams have, is copied plainly.
+// The streams in turns. Whatever lies before a stream's first whole line of its destination, and
+// after the last turn that all streams have, is copied plainly.
 #define KV_COPY_STREAMS(name, isa, Path, write)                                              \
   __attribute__((target(isa))) void name(std::byte* const* to, const std::byte* const* from, \
                                          uint64_t bytes) {                                   \
     std::array<std::byte*, kStreams> t;                                                      \
     std::array<const std::byte*, kStreams> f;                                                \
-    const uint64_t lines = begin_streams(to, from, bytes, t, f);                             \
-    for (uint64_t line = 0; line < lines; ++line) {                                          \
-      const uint64_t at = line * kLine;                                                      \
-      Path::write(t[0] + at, f[0] + at);                                                     \
-      Path::write(t[1] + at, f[1] + at);                                                     \
-      Path::write(t[2] + at, f[2] + at);                                                     \
-      Path::write(t[3] + at, f[3] + at);                                                     \
+    const uint64_t end = begin_streams(to, from, bytes, t, f);                               \
+    for (uint64_t at = 0; at < end; at += kTurn) {                                           \
+      for (uint32_t i = 0; i < kStreams; ++i) {                                              \
+        Path::write(t[i] + at, f[i] + at);                                                   \
+        Path::write(t[i] + at + kLine, f[i] + at + kLine);                                   \
+      }                                                                                      \
     }                                                                                        \
-    end_streams(to, from, bytes, t, lines);                                                  \
+    end_streams(to, from, bytes, t, end);                                                    \
   }
 
 using Tos = std::array<std::byte*, kStreams>;
 using Froms = std::array<const std::byte*, kStreams>;
 
-// Copies up to the first line that begins in each destination; the lines that all streams have.
+// Copies up to the first line that begins in each destination; the bytes of whole turns that all
+// streams have from there.
 uint64_t begin_streams(std::byte* const* to, const std::byte* const* from, uint64_t bytes, Tos& t,
                        Froms& f) {
-  uint64_t lines = bytes / kLine;
+  uint64_t end = bytes;
   for (uint32_t i = 0; i < kStreams; ++i) {
     const uint64_t head = std::min((0 - reinterpret_cast<uint64_t>(to[i])) % kLine, bytes);
     std::memcpy(to[i], from[i], head);
     t[i] = to[i] + head;
     f[i] = from[i] + head;
-    lines = std::min(lines, (bytes - head) / kLine);
+    end = std::min(end, bytes - head);
   }
-  return lines;
+  return end / kTurn * kTurn;
 }
 
 void end_streams(std::byte* const* to, const std::byte* const* from, uint64_t bytes, const Tos& t,
-                 uint64_t lines) {
+                 uint64_t end) {
   _mm_sfence();  // what was streamed becomes visible no later than what follows
   for (uint32_t i = 0; i < kStreams; ++i) {
-    const uint64_t done = static_cast<uint64_t>(t[i] - to[i]) + lines * kLine;
+    const uint64_t done = static_cast<uint64_t>(t[i] - to[i]) + end;
     std::memcpy(to[i] + done, from[i] + done, bytes - done);
   }
 }

@@ -47,7 +47,10 @@ uint32_t magnitude_of(float value) noexcept {
 }
 
 float scale_of(uint32_t largest, float largest_code) noexcept {
-  return std::max(std::bit_cast<float>(largest) / largest_code, kLeastScale);
+  const float scale = std::max(std::bit_cast<float>(largest) / largest_code, kLeastScale);
+  // Rounded up, the largest value of all would come back as infinity.
+  const bool is_too_large = scale * largest_code > std::numeric_limits<float>::max();
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(scale) - is_too_large);
 }
 
 template <typename Type>

@@ -3,7 +3,8 @@
 Every contender copies other blocks in each of its turns, so none finds what another has brought
 into the caches. Plans and addresses are made before the clock starts, as an engine makes them once.
 Limits are bare loops over addresses, in all variants that the machine has, on threads that are
-awake already; kvcore's figure includes waking its own.
+awake already. With one thread kvcore copies on the calling one, as its peers do; with two its
+figure includes waking those of a pool.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def run(quick: bool) -> Iterator[Row]:
 
 
 def _measure(memory: _Memory, threads: int, gathers: bool, rounds: int, torch: Any) -> Row:
-    pool, loop = CopyPool(threads), RawLoop(threads)
+    loop = RawLoop(threads)
     peers = _peers(torch, gathers) if threads == 1 or torch is not None else {}
     limits = {
         f"raw loop, {name}": _contender(memory, gathers, _raw(loop, name, gathers))
@@ -79,7 +80,7 @@ def _measure(memory: _Memory, threads: int, gathers: bool, rounds: int, torch: A
     what = "gather" if gathers else "scatter"
     unit = "thread" if threads == 1 else "threads"
     name = f"{what} blocks of {memory.block_bytes // _KIB:,} KiB, {threads} {unit}"
-    ours = _contender(memory, gathers, _kvcore(pool, gathers))
+    ours = _contender(memory, gathers, _kvcore(threads, gathers))
     return measure(
         Case(
             "copy",
@@ -117,13 +118,24 @@ def _contender(memory: _Memory, gathers: bool, copy: Copy) -> Contender:
     return Contender(timed, prepare, always(True), read)
 
 
-def _kvcore(pool: CopyPool, gathers: bool) -> Copy:
-    def copy(memory: _Memory, ids: Array) -> Callable[[], object]:
-        plan = TransferPlan(memory.layers, memory.slab, ids, memory.places)
+def _kvcore(threads: int, gathers: bool) -> Copy:
+    def plan_of(memory: _Memory, ids: Array) -> TransferPlan:
+        return TransferPlan(memory.layers, memory.slab, ids, memory.places)
+
+    def here(memory: _Memory, ids: Array) -> Callable[[], object]:
+        plan = plan_of(memory, ids)
+        return plan.gather if gathers else plan.scatter
+
+    if threads == 1:
+        return here
+    pool = CopyPool(threads)
+
+    def in_pool(memory: _Memory, ids: Array) -> Callable[[], object]:
+        plan = plan_of(memory, ids)
         start = pool.gather if gathers else pool.scatter
         return lambda: start(plan).wait()
 
-    return copy
+    return in_pool
 
 
 def _raw(loop: RawLoop, name: str, gathers: bool) -> Copy:
