@@ -229,9 +229,9 @@ def _end(path: Path, lock: int, pid: int) -> None:
 
 
 def _remove_leftovers() -> None:
-    """What those left behind that were killed, and memory that has lost its manifest."""
+    """What those left behind that were killed, and what is not whole."""
     for path in {file.with_suffix(".json") for file in directory().iterdir()}:
-        manifest = _Manifest.read(path)
+        manifest = _Manifest.read(path) if _data_of(path).exists() else None
         if (manifest is None or not manifest.persist) and not is_owned(path):
             _unlink(path)
 

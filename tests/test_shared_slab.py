@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from models.processes import PYTHON
 
-from kvcore import SharedSlab
+from kvcore import SharedSlab, ownership
 
 DIRECTORY = Path("/dev/shm") / f"kvcore-{os.getuid()}"
 WAIT_S = 60.0
@@ -67,12 +68,31 @@ for line in sys.stdin:
         self.process.stdin.flush()
         assert self.answer() == "done"
 
+    def ask(self, line: str) -> str:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        answer = self.answer()
+        assert self.answer() == "done"
+        return answer
+
     def end(self) -> None:
         self.process.communicate(timeout=WAIT_S)
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.communicate(timeout=WAIT_S)
+
+
+def run(code: str, *arguments: str) -> str:
+    """What code prints; it must end, and well."""
+    return subprocess.run(
+        [*PYTHON, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=WAIT_S,
+        check=True,
+    ).stdout
 
 
 # --- Sharing ------------------------------------------------------------------------------------
@@ -175,26 +195,125 @@ def test_a_kill_takes_nothing_from_other_owners(name: str) -> None:
     assert len(files_of(name)) == 2
 
 
-@pytest.mark.parametrize("delay_s", [0.0, 0.02, 0.05, 0.08, 0.1, 0.12, 0.15])
-def test_a_kill_at_any_time_leaves_nothing_that_stays(name: str, delay_s: float) -> None:
-    process = Process(name)
-    time.sleep(delay_s)
-    process.kill()
+# Forks a child for each step that it takes to make a slab and to end it, and kills it there.
+KILLED_AT_EACH_STEP = """
+import os, signal, sys
+from kvcore import SharedSlab
+name, persist = sys.argv[1], sys.argv[2] == "persist"
+
+def child(step):
+    steps = 0
+    def hook(event, args):
+        nonlocal steps
+        if event.startswith(("open", "os.", "fcntl.")):
+            steps += 1
+            if steps == step + 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(hook)
+    SharedSlab(name, 8, 1000, persist=persist).close()
+    os._exit(0)
+
+step, status = 0, -1
+while status != 0:
+    pid = os.fork()
+    if pid == 0:
+        child(step)
+    status = os.waitpid(pid, 0)[1]
+    assert status in (0, signal.SIGKILL), status
+    if persist:
+        SharedSlab(name + "-other", 1, 64).close()
+        SharedSlab.remove(name)
     slab = SharedSlab(name, 8, 1000, exclusive=True)
-    assert slab.origin == "made"
+    assert slab.origin == "made" and not slab.numpy().any()
+    slab.numpy()[:] = 1
     slab.close()
+    step += 1
+print(step)
+"""
+
+
+@pytest.mark.parametrize("persist", ["", "persist"])
+def test_a_kill_at_any_step_leaves_nothing_that_stays(name: str, persist: str) -> None:
+    assert int(run(KILLED_AT_EACH_STEP, name, persist)) > 20
     assert files_of(name) == []
 
 
 def test_a_forked_child_ends_nothing(name: str) -> None:
-    slab = SharedSlab(name, 8, 1000)
-    code = Process(name)
-    assert code.answer() == "mapped"
-    code.do("pid = os.fork(); os.waitpid(pid, 0) if pid else sys.exit(0)")
-    slab.close()
+    process = Process(name)
+    assert process.answer() == "made"
+    process.do("pid = os.fork(); os.waitpid(pid, 0) if pid else sys.exit(0)")
     assert len(files_of(name)) == 2
-    code.end()
+    process.end()
     assert files_of(name) == []
+
+
+@contextmanager
+def forked(process: Process, before: str = "") -> Iterator[None]:
+    """A child of a process, which does nothing and lives on when its parent is killed."""
+    process.do(f"{before}pid = os.fork() or (os.closerange(0, 3), signal.pause())")
+    pid = int(process.ask("print(pid, flush=True)"))
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_forked_child_owns_nothing(name: str, is_killed: bool) -> None:
+    process = Process(name)
+    assert process.answer() == "made"
+    with forked(process):
+        if is_killed:
+            process.kill()
+            SharedSlab(name + "-other", 1, 64).close()
+        else:
+            process.end()
+        assert files_of(name) == []
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_fork_in_the_middle_of_a_change_holds_nobody_up(name: str, is_killed: bool) -> None:
+    process = Process(name)
+    assert process.answer() == "made"
+    process.do("from kvcore import ownership; change = ownership.alone()")
+    with forked(process, "change.__enter__(); "):
+        if is_killed:
+            process.kill()
+        else:
+            process.do("change.__exit__(None, None, None)")
+        run("import sys; from kvcore import SharedSlab; SharedSlab(sys.argv[1], 1, 64)", name + "-b")
+    if not is_killed:
+        process.end()
+    SharedSlab(name, 8, 1000, exclusive=True).close()
+    assert files_of(name) == []
+
+
+def test_a_lock_ends_though_another_process_has_the_file_open(name: str) -> None:
+    """As a child has that is about to run another program."""
+    slab = SharedSlab(name, 8, 1000)
+    held = [os.dup(fd) for fd in ownership._held]
+    slab.close()
+    for fd in held:
+        assert files_of(name) == []
+        os.close(fd)
+
+
+# Slabs that end in cycles while others are made. Their ends must not wait for that.
+COLLECTED = """
+import gc, sys
+from types import SimpleNamespace
+from kvcore import SharedSlab
+gc.set_threshold(1)
+for i in range(50):
+    cycle = SimpleNamespace(slab=SharedSlab(f"{sys.argv[1]}-{i % 2}", 1, 64))
+    cycle.itself = cycle
+    del cycle
+"""
+
+
+def test_the_garbage_collector_may_come_by_at_any_time(name: str) -> None:
+    run(COLLECTED, name)
+    assert files_of(name + "-0") == files_of(name + "-1") == []
 
 
 def test_arrays_outlive_the_name(name: str) -> None:
@@ -249,6 +368,24 @@ def test_a_damaged_manifest_that_nobody_owns_is_removed(name: str, content: byte
     slab.close()
 
 
+@pytest.mark.parametrize("end", [".json", ".data"])
+def test_half_of_what_persisted_is_nothing(name: str, end: str) -> None:
+    SharedSlab(name, 8, 1000, persist=True).close()
+    (DIRECTORY / f"{name}{end}").unlink()
+    slab = SharedSlab(name, 8, 1000, exclusive=True)
+    assert slab.origin == "made"
+    slab.close()
+    assert files_of(name) == []
+
+
+def test_memory_that_was_cut_short_is_an_error(name: str) -> None:
+    SharedSlab(name, 8, 1000, persist=True).close()
+    os.truncate(DIRECTORY / f"{name}.data", 4096)
+    with pytest.raises(OSError, match="cut short"):
+        SharedSlab(name, 8, 1000, persist=True, adopt=True)
+    assert SharedSlab.remove(name)
+
+
 def test_a_damaged_manifest_of_an_owner_is_an_error(name: str) -> None:
     slab = SharedSlab(name, 8, 1000)
     manifest = DIRECTORY / f"{name}.json"
@@ -291,6 +428,17 @@ def test_wrong_arguments_leave_nothing(name: str) -> None:
         SharedSlab(name, 0, 64)
     with pytest.raises(ValueError, match="threads"):
         SharedSlab(name, 1, 64, threads=0)
+    assert files_of(name) == []
+
+
+def test_wrong_types_are_named(name: str) -> None:
+    for wrong in ({"persist": 1}, {"adopt": "yes"}, {"exclusive": None}):
+        with pytest.raises(TypeError, match=f"{next(iter(wrong))} must be a bool, got"):
+            SharedSlab(name, 8, 1000, **wrong)  # type: ignore[arg-type]
+    for sizes, message in (((2.5, 64), "num_blocks must be an int"), ((1, -1), "block_bytes must")):
+        with pytest.raises((TypeError, ValueError), match=message):
+            SharedSlab(name, *sizes)  # type: ignore[arg-type]
+    SharedSlab(name, np.int64(8), np.uint32(1000)).close()
     assert files_of(name) == []
 
 

@@ -5,6 +5,7 @@ from planted.bug import Bug
 _CACHE = "kvcore/cache.py"
 _OPERATIONS = "kvcore/operations.py"
 _SHARED = "kvcore/shared_slab.py"
+_OWNERSHIP = "kvcore/ownership.py"
 _SLOTS = "csrc/store/slot_index.cpp"
 _DISK = "csrc/store/disk_operation.cpp"
 
@@ -160,25 +161,49 @@ BUGS = [
         name="moving-shared-slab-outlives-its-owners",
         why="the last owner's end removes nothing",
         files=_SHARED,
-        find="if path.exists() and not _is_owned(path):",
-        replace="if path.exists() and _is_owned(path):",
+        find="if path.exists() and not is_owned(path):",
+        replace="if path.exists() and is_owned(path):",
         tests="test_shared_slab.py::test_it_goes_with_its_last_owner",
     ),
     Bug(
         name="moving-shared-slab-leaves-leftovers",
         why="what a killed process left stays for good",
         files=_SHARED,
-        find="if (manifest is None or not manifest.persist) and not _is_owned(path):",
-        replace="if manifest is None and not _is_owned(path):",
+        find="if (manifest is None or not manifest.persist) and not is_owned(path):",
+        replace="if manifest is None and not is_owned(path):",
         tests="test_shared_slab.py::test_what_a_kill_left_is_removed_by_the_next_start_of_any",
     ),
     Bug(
         name="moving-shared-slab-takes-what-is-owned",
         why="a start removes the slabs of others",
         files=_SHARED,
-        find="persist) and not _is_owned(path):",
+        find="persist) and not is_owned(path):",
         replace="persist):",
         tests="test_shared_slab.py::test_a_kill_takes_nothing_from_other_owners",
+    ),
+    Bug(
+        name="moving-shared-slab-belongs-to-forked-children",
+        why="a child that does nothing keeps the slab of a parent that was killed",
+        files=_OWNERSHIP,
+        find="os.register_at_fork(after_in_child=_disown_in_child)",
+        replace="",
+        tests="test_shared_slab.py::test_a_forked_child_owns_nothing",
+    ),
+    Bug(
+        name="moving-shared-slab-lock-stays-with-a-process-being-started",
+        why="a file that a forked process has open too is not unlocked when the parent closes it",
+        files=_OWNERSHIP,
+        find="    fcntl.flock(fd, fcntl.LOCK_UN)\n    os.close(fd)",
+        replace="    os.close(fd)",
+        tests="test_shared_slab.py::test_a_lock_ends_though_another_process_has_the_file_open",
+    ),
+    Bug(
+        name="moving-garbage-collector-waits-for-itself",
+        why="a slab that ends while another is made waits for the making to end",
+        files=_OWNERSHIP,
+        find="    if _here.is_alone:",
+        replace="    if False:",
+        tests="test_shared_slab.py::test_the_garbage_collector_may_come_by_at_any_time",
     ),
     Bug(
         name="moving-pinned-memory-is-unmapped",
