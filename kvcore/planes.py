@@ -186,7 +186,8 @@ def described(name: str, array: Any) -> Described:
             size,
             str(array.device),
         )
-    cuda = f"cuda:{getattr(getattr(array, 'device', None), 'id', 0)}"
+    on = getattr(array, "device", None)
+    cuda = on if isinstance(on, str) else f"cuda:{getattr(on, 'id', 0)}"
     for protocol, device in (("__cuda_array_interface__", cuda), ("__array_interface__", "cpu")):
         interface = getattr(array, protocol, None)
         if interface is None:

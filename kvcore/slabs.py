@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -168,8 +169,9 @@ class DeviceSlab:
     def __init__(self, memory: object, block_bytes: int) -> None:
         lent = described("memory", memory)
         num_bytes = _dense_bytes(lent)
-        if isinstance(block_bytes, bool) or not isinstance(block_bytes, int):
+        if isinstance(block_bytes, bool) or not isinstance(block_bytes, SupportsIndex):
             raise TypeError(f"block_bytes must be an int, got {type(block_bytes).__name__}")
+        block_bytes = operator.index(block_bytes)
         if block_bytes < 1 or num_bytes % block_bytes != 0:
             raise ValueError(
                 f"block_bytes must divide the {num_bytes} bytes of memory, got {block_bytes}"
@@ -199,6 +201,19 @@ class DeviceSlab:
     ) -> None:
         self.num_blocks, self.block_bytes, self.device = num_blocks, block_bytes, device
         self.slab_memory = SlabMemory(address, block_bytes, block_bytes, num_blocks, owner)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """uint8[num_blocks, block_bytes] over the same memory, for torch, cupy and others."""
+        if not self.device.startswith("cuda"):
+            raise AttributeError(f"memory is on {self.device!r}, not on a CUDA device")
+        return {
+            "data": (self.slab_memory.address, False),
+            "shape": (self.num_blocks, self.block_bytes),
+            "typestr": "|u1",
+            "strides": None,
+            "version": 3,
+        }
 
     def __repr__(self) -> str:
         return (

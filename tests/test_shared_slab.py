@@ -281,7 +281,7 @@ def test_a_fork_in_the_middle_of_a_change_holds_nobody_up(name: str, is_killed: 
             process.kill()
         else:
             process.do("change.__exit__(None, None, None)")
-        run("import sys; from kvcore import SharedSlab; SharedSlab(sys.argv[1], 1, 64)", name + "-b")
+        run(f"from kvcore import SharedSlab; SharedSlab({name!r} + '-b', 1, 64)")
     if not is_killed:
         process.end()
     SharedSlab(name, 8, 1000, exclusive=True).close()

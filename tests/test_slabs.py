@@ -188,6 +188,27 @@ def test_a_device_slab_of_torch() -> None:
     assert (slab.num_blocks, slab.device) == (4, "cpu")
 
 
+def test_arrays_of_cuda_share_a_device_slab() -> None:
+    class OnDevice:
+        """Stands in for an array of a GPU: nobody looks at its memory."""
+
+        device = "cuda:1"
+        __cuda_array_interface__ = {  # noqa: RUF012
+            "data": (1 << 40, False),
+            "shape": (6, 4),
+            "typestr": "<f4",
+            "version": 3,
+        }
+
+    slab = DeviceSlab(OnDevice(), np.int64(48))
+    assert (slab.num_blocks, slab.block_bytes, slab.device) == (2, 48, "cuda:1")
+    again = DeviceSlab(slab, 24)
+    assert again.slab_memory.address == 1 << 40
+    assert again.slab_memory.owner is slab
+    assert (again.num_blocks, again.device) == (4, "cuda:1")
+    assert not hasattr(DeviceSlab(np.zeros(4, np.uint8), 2), "__cuda_array_interface__")
+
+
 @pytest.mark.parametrize(
     ("memory", "block_bytes", "message"),
     [
