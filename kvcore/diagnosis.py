@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from kvcore import __version__, cuda, device_copy
+from kvcore._core import cpu_path, has_uring, is_uring_built
 from kvcore.machine import describe_machine
 
 Facts: TypeAlias = dict[str, object]
@@ -24,6 +25,7 @@ def diagnose() -> dict[str, Facts]:
     return {
         "compiled": {
             "kvcore": __version__,
+            "io_uring": is_uring_built(),
             "cuda": cuda.is_built(),
             "cuda_architectures": list(cuda.architectures()),
             "cuda_runtime": cuda.runtime_version(),
@@ -41,10 +43,19 @@ def diagnose() -> dict[str, Facts]:
             "triton": triton,
         },
         "used": {
+            "cpu_copies": _cpu_copies(),
+            "disk_reads": "io_uring" if has_uring() else "threads",
             "device_copies": device_copy.backend() or None,
             "why_not_cuda": cuda.why_unavailable(),
         },
     }
+
+
+def _cpu_copies() -> str:
+    try:
+        return cpu_path()
+    except ValueError as error:
+        return str(error)
 
 
 def _version(package: str) -> str | None:

@@ -35,5 +35,11 @@ if [ ! -d "$peers" ]; then
   mv -T "$making" "$peers" 2>/dev/null || [ -d "$peers" ]
 fi
 
+if [[ $name =~ ^(copy)?$ ]] && ! "$python" -c 'import torch' 2>/dev/null; then
+  # The build for CPUs alone; that with CUDA takes gigabytes.
+  "$python" -m pip --disable-pip-version-check install -q --only-binary torch "torch==2.13.0+cpu" ||
+    echo "bench: no CPU build of torch for this machine; it is left out" >&2
+fi
+
 PYTHONPATH=$peers${PYTHONPATH:+:$PYTHONPATH} "$root/.venv/bin/kvcore" bench \
   ${name:+"$name"} ${json:+--json "$json"}

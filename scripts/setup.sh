@@ -31,18 +31,27 @@ missing_packages() {
   fi
 }
 
-packages=$(missing_packages | tr '\n' ' ')
-if [ -n "$packages" ]; then
-  command="apt-get install -y $packages"
+# Installs Debian packages where that needs no password; else does nothing.
+try_to_install() {
+  local command="apt-get install -y $*"
   if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
-    # shellcheck disable=SC2086  # a list of packages
     apt-get update -q && DEBIAN_FRONTEND=noninteractive $command || true
   elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then
-    # shellcheck disable=SC2086
     sudo apt-get update -q && sudo DEBIAN_FRONTEND=noninteractive $command || true
   fi
-  packages=$(missing_packages | tr '\n' ' ')
-  [ -z "$packages" ] || fail "missing on this machine: $packages; install with: sudo $command"
+}
+
+packages=$(missing_packages | tr '\n' ' ')
+if [ -n "$packages" ]; then
+  # shellcheck disable=SC2086  # a list of packages
+  try_to_install $packages
+  missing=$(missing_packages | tr '\n' ' ')
+  [ -z "$missing" ] ||
+    fail "missing on this machine: $missing; install with: sudo apt-get install -y $packages"
+fi
+# Without it the disk store reads and writes on threads.
+if ! echo '#include <liburing.h>' | "${CXX:-c++}" -E -x c++ - >/dev/null 2>&1; then
+  try_to_install liburing-dev
 fi
 
 [ -x "$venv/bin/pip" ] || "$python" -m venv "$venv"
@@ -55,6 +64,9 @@ if [ "$extra" = "[test]" ]; then
   # The peer that ARC is compared with; there are wheels for most machines, not for all.
   "${pip[@]}" install -q --only-binary libcachesim "libcachesim==0.3.5" ||
     echo "setup: no wheel of libcachesim for this machine; the comparison with it will be skipped" >&2
+  # The build for CPUs alone; that with CUDA takes gigabytes.
+  "${pip[@]}" install -q --only-binary torch "torch==2.13.0+cpu" ||
+    echo "setup: no CPU build of torch for this machine; tests with torch will be skipped" >&2
   # Interprets and compiles the portable kernels, and brings the disassembler for the CUDA ones.
   "${pip[@]}" install -q --only-binary triton --no-deps "triton==3.9.0" ||
     echo "setup: no wheel of triton for this machine; tests of GPU code will be skipped" >&2

@@ -28,6 +28,8 @@ def test_json_has_what_was_compiled_found_and_used() -> None:
     assert found["shared_memory"] is None or found["shared_memory"]["bytes"] > 0
     assert (used["why_not_cuda"] is None) == (len(found["gpus"]) > 0)
     assert used["device_copies"] in {None, "cuda", "triton"}
+    assert used["cpu_copies"] in {"avx512", "avx2", "neon", "portable"}
+    assert compiled["io_uring"] >= (used["disk_reads"] == "io_uring")
 
 
 def test_table_has_the_same_facts() -> None:

@@ -39,7 +39,8 @@ PYTHON_FLOORS = {
     "hashing": {"_core", "_tokens"},
     "planes": set(),
     "layers": {"planes"},
-    "copies": {"_core", "planes", "layers"},
+    "codecs": {"_core", "layers"},
+    "copies": {"_core", "planes", "layers", "codecs"},
     "cuda": {"_cuda", "planes"},
     "triton_copy": {"_core", "planes"},
     "device_copy": {"cuda", "triton_copy", "planes"},
@@ -58,7 +59,7 @@ PYTHON_FLOORS = {
         "stores",
         "operations",
     },
-    "diagnosis": {"machine", "cuda", "device_copy"},
+    "diagnosis": {"machine", "_core", "cuda", "device_copy"},
     "sim": {"machine", "_core", "hashing"},
     "verify": {"hashing", "layers", "cache", "sim"},
     "bench": {

@@ -535,6 +535,7 @@ def test_a_kill_leaves_whole_values_only(tmp_path: Path, io_name: str, seed: int
     if io_name == "uring" and not has_uring():
         pytest.skip("this build or this kernel has no io_uring")
     code = f"""
+import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_stores import *
 store = DiskStore({str(tmp_path)!r}, FINGERPRINT, 50_000, max_bytes=30 * 57_344, io={io_name!r})
@@ -543,11 +544,12 @@ for i in range({seed} * 100_000, 1 << 30, 10):
     print(i, flush=True)
 """
     rng = np.random.default_rng(seed)
+    last = 0
     for _ in range(2):
         writer = subprocess.Popen([*PYTHON, "-c", code], stdout=subprocess.PIPE, text=True)
         assert writer.stdout is not None
         for _ in range(int(rng.integers(1, 12))):
-            last = int(writer.stdout.readline())
+            last = max(last, int(writer.stdout.readline()))
         time.sleep(float(rng.uniform(0, 0.01)))
         writer.send_signal(signal.SIGKILL)
         more, _ = writer.communicate()

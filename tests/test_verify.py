@@ -113,6 +113,14 @@ def test_verify_bytes_reports_what_it_checked(chat: Path, tmp_path: Path) -> Non
     )
 
 
+def test_wrong_bytes_end_the_command(chat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvcore.verify.Engine.read", lambda self, ids: np.zeros(1, np.uint8))
+    command = ["replay", str(chat), "--verify-bytes", "--capacity", "50%", "--policy", "lru"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    assert "a block came back with other bytes" in result.output
+
+
 def shared_memory() -> Iterator[str]:
     return (path.name for path in Path("/dev/shm").glob("kvcore-*"))
 

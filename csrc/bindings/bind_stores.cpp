@@ -269,6 +269,7 @@ void register_stores(py::module_& module) {
       .def_property_readonly("io", [](const DiskStore& self) {
         return self.io() == DiskIo::kUring ? "uring" : "threads";
       });
+  module.def("is_uring_built", &is_uring_built, "Whether the build has io_uring.");
   module.def("has_uring", &has_uring, "Whether the build and the kernel have io_uring.");
 }
 

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cerrno>
 #include <stdexcept>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -70,15 +71,25 @@ DiskStore::DiskStore(const DiskStoreOptions& options)
 }
 
 std::unique_ptr<SlotEngine> DiskStore::new_engine(const DiskStoreOptions& options) {
-  auto new_operation = [&] {
-    return std::make_unique<DiskOperation>(*files_, options.fingerprint, options.value_bytes,
-                                           options.syncs);
+  auto new_operations = [&] {
+    std::vector<std::unique_ptr<DiskOperation>> operations;
+    for (uint32_t i = 0; i < options.depth; ++i) {
+      operations.push_back(std::make_unique<DiskOperation>(*files_, options.fingerprint,
+                                                           options.value_bytes, options.syncs));
+    }
+    return operations;
   };
-  for (uint32_t i = 0; i < options.depth; ++i) operations_.push_back(new_operation());
   if (options.io != DiskIo::kThreads && has_uring()) {
-    io_ = DiskIo::kUring;
-    return new_uring_engine(*this, std::move(operations_));
+    try {
+      auto engine = new_uring_engine(*this, new_operations());
+      io_ = DiskIo::kUring;
+      return engine;
+    } catch (const std::system_error&) {
+      if (options.io == DiskIo::kUring)
+        throw;  // else a limit of this process, which threads have not
+    }
   }
+  operations_ = new_operations();
   return std::make_unique<ThreadEngine>(*this, options.depth,
                                         [this](uint32_t thread, const SlotTask& task) {
                                           return perform(*operations_[thread], task);

@@ -50,6 +50,7 @@ class DiskStore final : public SlotStore {
   std::vector<std::unique_ptr<DiskOperation>> operations_;  // of the threads
 };
 
+bool is_uring_built() noexcept;
 // Whether this build and this kernel have io_uring.
 bool has_uring() noexcept;
 

@@ -155,6 +155,8 @@ class UringEngine final : public SlotEngine {
 
 }  // namespace
 
+bool is_uring_built() noexcept { return true; }
+
 bool has_uring() noexcept {
   static const bool has = [] {
     io_uring ring;
@@ -175,6 +177,8 @@ std::unique_ptr<SlotEngine> new_uring_engine(
 #else
 
 namespace kvcore {
+
+bool is_uring_built() noexcept { return false; }
 
 bool has_uring() noexcept { return false; }
 

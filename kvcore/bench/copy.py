@@ -3,8 +3,8 @@
 Every contender copies other blocks in each of its turns, so none finds what another has brought
 into the caches. Plans and addresses are made before the clock starts, as an engine makes them once.
 Limits are bare loops over addresses, in all variants that the machine has, on threads that are
-awake already. With one thread kvcore copies on the calling one, as its peers do; with two its figure
-includes waking those of a pool.
+awake already. With one thread kvcore copies on the calling one, as its peers do; with two its
+figure includes waking those of a pool.
 """
 
 from __future__ import annotations

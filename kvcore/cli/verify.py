@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
+import click
 from rich.markup import escape
 
 from kvcore import HostSlab, KVCache, Namespace
@@ -12,7 +13,7 @@ from kvcore.cli import InputError
 from kvcore.cli.output import console, new_table
 from kvcore.sim import Capacity, Trace
 from kvcore.stores import open_store
-from kvcore.verify import VerifyResult, verify
+from kvcore.verify import VerifyResult, WrongBytesError, verify
 
 _FINGERPRINT = Namespace("kvcore replay").fingerprint
 
@@ -65,7 +66,13 @@ def _verify(
         store = None if store_url is None else open_store(store_url, _FINGERPRINT, block_bytes)
     except (ValueError, OSError) as error:
         raise InputError(str(error)) from None
-    with KVCache(slab, store, policy=policy) as cache:
-        found = verify(trace, cache)
+    try:
+        with KVCache(slab, store, policy=policy) as cache:
+            found = verify(trace, cache)
         stats = cache.stats().store
+    except WrongBytesError as error:
+        raise click.ClickException(str(error)) from None
+    finally:
+        if store is not None:
+            store.close()
     return found, 0 if stats is None else stats.corrupt
