@@ -13,7 +13,9 @@ constexpr uint32_t kMaxThreads = 64;
 constexpr uint64_t kMostPartBytes = 4 << 20;
 constexpr uint64_t kLeastPartBytes = 64 << 10;
 constexpr uint64_t kPartsAThread = 4;
-// From here on a copy does not fit the caches next to anything else, and stores go past them.
+// From here on stores go past the caches. Measured on Zen 4, one thread, GB/s of cached and streamed:
+// into memory that the caches have 15 and 12 at 512 KiB, 19 and 18 at 1 MiB, 16 and 20 at 2 MiB; into
+// other memory 7 and 11, 8 and 13, 11 and 17.
 constexpr uint64_t kStreamedBytes = 1 << 20;
 constexpr uint64_t kLine = 64;
 
