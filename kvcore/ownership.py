@@ -106,9 +106,7 @@ def _lock_directory() -> int:
         with suppress(FileExistsError):
             directory().mkdir(mode=0o700)
         try:
-            lock = os.open(
-                directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
-            )
+            lock = os.open(directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             continue
         _held.add(lock)
