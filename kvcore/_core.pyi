@@ -291,12 +291,13 @@ class StoreStats:
     read_bytes: int
     written_bytes: int
 
-class SlotStore:
+class StoreCore:
     @property
     def value_bytes(self) -> int: ...
     def get_into(
         self,
         hashes: npt.NDArray[np.uint8],
+        positions: npt.NDArray[np.uint32] | None,
         address: int,
         stride_bytes: int,
         num_blocks: int,
@@ -308,6 +309,7 @@ class SlotStore:
     def put_from(
         self,
         hashes: npt.NDArray[np.uint8],
+        positions: npt.NDArray[np.uint32] | None,
         address: int,
         stride_bytes: int,
         num_blocks: int,
@@ -316,16 +318,30 @@ class SlotStore:
         owner: object,
         /,
     ) -> Batch: ...
-    def contains(self, hashes: npt.NDArray[np.uint8], timeout_s: float | None, /) -> Batch: ...
-    def remove(self, hashes: npt.NDArray[np.uint8], timeout_s: float | None, /) -> Batch: ...
-    def match(self, hashes: npt.NDArray[np.uint8], /) -> int: ...
+    def contains(
+        self,
+        hashes: npt.NDArray[np.uint8],
+        positions: npt.NDArray[np.uint32] | None,
+        timeout_s: float | None,
+        /,
+    ) -> Batch: ...
+    def remove(
+        self,
+        hashes: npt.NDArray[np.uint8],
+        positions: npt.NDArray[np.uint32] | None,
+        timeout_s: float | None,
+        /,
+    ) -> Batch: ...
+    def match(
+        self, hashes: npt.NDArray[np.uint8], positions: npt.NDArray[np.uint32] | None, /
+    ) -> int: ...
     def stats(self) -> StoreStats: ...
     def close(self) -> None: ...
 
-class MemorySlots(SlotStore):
+class MemoryStoreCore(StoreCore):
     def __init__(self, fingerprint: bytes, value_bytes: int, max_bytes: int, /) -> None: ...
 
-class DiskSlots(SlotStore):
+class DiskStoreCore(StoreCore):
     def __init__(
         self,
         path: str,

@@ -176,7 +176,10 @@ class KVCache:
         """
         self._settle()
         host = self._cache.match(hashes)
-        stored = 0 if self._store is None else self._store.match(hashes[host:])
+        stored = 0
+        if self._store is not None:
+            positions = np.arange(host, len(hashes), dtype=np.uint32)
+            stored = self._store.match(hashes[host:], positions=positions)
         return Lookup(hashes, host, stored)
 
     def prefetch(
@@ -206,7 +209,11 @@ class KVCache:
         if len(reservation.block_ids) == 0:
             return None
         batch = self._store.get_into(
-            hashes[reservation.new_positions], self._slab, reservation.block_ids, timeout_s
+            hashes[reservation.new_positions],
+            self._slab,
+            reservation.block_ids,
+            timeout_s,
+            positions=reservation.new_positions,
         )
         return self._follow(Prefetch(self._cache, hashes, reservation, batch, self._count_fetch))
 
@@ -388,7 +395,11 @@ class KVCache:
         # The lease's ids: what was published may have left and come back elsewhere since.
         positions = reservation.new_positions[:num_blocks]
         batch = self._store.put_from(
-            hashes[positions], self._slab, lease.block_ids[positions], self._write_timeout_s
+            hashes[positions],
+            self._slab,
+            lease.block_ids[positions],
+            self._write_timeout_s,
+            positions=positions,
         )
         self._follow(Write(batch, lease, self._count_write))
 

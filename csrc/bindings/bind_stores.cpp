@@ -1,7 +1,10 @@
 #include <pybind11/native_enum.h>
 
 #include <algorithm>
+#include <functional>
 #include <mutex>
+#include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -91,10 +94,37 @@ std::vector<Byte*> places_of(size_t count, uint64_t address, uint64_t stride, ui
   return places;
 }
 
-LentBatch get_into(SlotStore& self, py::handle hashes, uint64_t address, uint64_t stride,
-                   uint64_t num_blocks, py::handle slab_blocks, py::handle timeout_s,
-                   py::object owner) {
-  const HashesArgument keys(hashes);
+// Hashes, and where in their chain the blocks are.
+class KeysArgument {
+ public:
+  KeysArgument(py::handle hashes, py::handle positions) : hashes_(hashes) {
+    if (positions.is_none()) return;
+    const auto& view = positions_.emplace(positions, "positions", "uint32[n]").view();
+    rising_ = {static_cast<const uint32_t*>(view.buf),
+               static_cast<size_t>(view.len) / sizeof(uint32_t)};
+    if (rising_.size() != hashes_.get().size()) {
+      throw py::value_error("positions must be as many as hashes, " +
+                            std::to_string(hashes_.get().size()) + ", got " +
+                            std::to_string(rising_.size()));
+    }
+    const auto fall = std::ranges::adjacent_find(rising_, std::greater_equal<>());
+    if (fall != rising_.end()) {
+      throw py::value_error("positions must rise, got " + std::to_string(fall[1]) + " after " +
+                            std::to_string(fall[0]));
+    }
+  }
+  Keys get() const { return {hashes_.get(), rising_}; }
+
+ private:
+  HashesArgument hashes_;
+  std::optional<Buffer> positions_;
+  std::span<const uint32_t> rising_;
+};
+
+LentBatch get_into(Store& self, py::handle hashes, py::handle positions, uint64_t address,
+                   uint64_t stride, uint64_t num_blocks, py::handle slab_blocks,
+                   py::handle timeout_s, py::object owner) {
+  const KeysArgument keys(hashes, positions);
   const auto places = places_of<std::byte>(keys.get().size(), address, stride, num_blocks,
                                            slab_blocks, /*must_differ=*/true);
   const auto deadline = deadline_argument(timeout_s);
@@ -106,10 +136,10 @@ LentBatch get_into(SlotStore& self, py::handle hashes, uint64_t address, uint64_
   return LentBatch(std::move(batch), std::move(owner));
 }
 
-LentBatch put_from(SlotStore& self, py::handle hashes, uint64_t address, uint64_t stride,
-                   uint64_t num_blocks, py::handle slab_blocks, py::handle timeout_s,
-                   py::object owner) {
-  const HashesArgument keys(hashes);
+LentBatch put_from(Store& self, py::handle hashes, py::handle positions, uint64_t address,
+                   uint64_t stride, uint64_t num_blocks, py::handle slab_blocks,
+                   py::handle timeout_s, py::object owner) {
+  const KeysArgument keys(hashes, positions);
   const auto places = places_of<const std::byte>(keys.get().size(), address, stride, num_blocks,
                                                  slab_blocks, /*must_differ=*/false);
   const auto deadline = deadline_argument(timeout_s);
@@ -121,9 +151,10 @@ LentBatch put_from(SlotStore& self, py::handle hashes, uint64_t address, uint64_
   return LentBatch(std::move(batch), std::move(owner));
 }
 
-template <std::shared_ptr<Batch> (SlotStore::*kCall)(std::span<const BlockHash>, Store::Deadline)>
-LentBatch without_memory(SlotStore& self, py::handle hashes, py::handle timeout_s) {
-  const HashesArgument keys(hashes);
+template <std::shared_ptr<Batch> (Store::*kCall)(Keys, Store::Deadline)>
+LentBatch without_memory(Store& self, py::handle hashes, py::handle positions,
+                         py::handle timeout_s) {
+  const KeysArgument keys(hashes, positions);
   const auto deadline = deadline_argument(timeout_s);
   std::shared_ptr<Batch> batch;
   {
@@ -237,33 +268,33 @@ void register_store_stats(py::module_& module) {
 void register_stores(py::module_& module) {
   register_batch(module);
   register_store_stats(module);
-  py::class_<SlotStore, std::shared_ptr<SlotStore>>(module, "SlotStore",
-                                                    py::release_gil_before_calling_cpp_dtor(),
-                                                    "kvcore.stores has what is for users.")
-      .def_property_readonly("value_bytes", &SlotStore::value_bytes)
+  py::class_<Store, std::shared_ptr<Store>>(module, "StoreCore",
+                                            py::release_gil_before_calling_cpp_dtor(),
+                                            "kvcore.stores has what is for users.")
+      .def_property_readonly("value_bytes", &Store::value_bytes)
       .def("get_into", &get_into)
       .def("put_from", &put_from)
-      .def("contains", &without_memory<&SlotStore::contains>)
-      .def("remove", &without_memory<&SlotStore::remove>)
+      .def("contains", &without_memory<&Store::contains>)
+      .def("remove", &without_memory<&Store::remove>)
       .def("match",
-           [](const SlotStore& self, py::handle hashes) {
-             const HashesArgument keys(hashes);
+           [](const Store& self, py::handle hashes, py::handle positions) {
+             const KeysArgument keys(hashes, positions);
              return self.match(keys.get());
            })
-      .def("stats", &SlotStore::stats)
-      .def("close", [](SlotStore& self) {
+      .def("stats", &Store::stats)
+      .def("close", [](Store& self) {
         py::gil_scoped_release release;
         self.close();
       });
-  py::class_<MemoryStore, SlotStore, std::shared_ptr<MemoryStore>>(
-      module, "MemorySlots", py::release_gil_before_calling_cpp_dtor())
+  py::class_<MemoryStore, Store, std::shared_ptr<MemoryStore>>(
+      module, "MemoryStoreCore", py::release_gil_before_calling_cpp_dtor())
       .def(py::init([](py::handle fingerprint, py::handle value_bytes, py::handle max_bytes) {
         return std::make_shared<MemoryStore>(fingerprint_argument(fingerprint),
                                              value_bytes_argument(value_bytes),
                                              bytes_argument(max_bytes, "max_bytes"));
       }));
-  py::class_<DiskStore, SlotStore, std::shared_ptr<DiskStore>>(
-      module, "DiskSlots", py::release_gil_before_calling_cpp_dtor())
+  py::class_<DiskStore, Store, std::shared_ptr<DiskStore>>(
+      module, "DiskStoreCore", py::release_gil_before_calling_cpp_dtor())
       .def(py::init(&new_disk_store))
       .def_property_readonly("is_direct", &DiskStore::is_direct)
       .def_property_readonly("io", [](const DiskStore& self) {

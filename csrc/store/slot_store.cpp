@@ -32,7 +32,7 @@ void SlotStore::close() {
   end();
 }
 
-std::shared_ptr<Batch> SlotStore::get_into(std::span<const BlockHash> keys,
+std::shared_ptr<Batch> SlotStore::get_into(Keys keys,
                                            std::span<std::byte* const> destinations,
                                            Deadline deadline) {
   auto batch = std::make_shared<Batch>(keys.size(), deadline);
@@ -58,7 +58,7 @@ std::shared_ptr<Batch> SlotStore::get_into(std::span<const BlockHash> keys,
   return batch;
 }
 
-std::shared_ptr<Batch> SlotStore::put_from(std::span<const BlockHash> keys,
+std::shared_ptr<Batch> SlotStore::put_from(Keys keys,
                                            std::span<const std::byte* const> sources,
                                            Deadline deadline) {
   auto batch = std::make_shared<Batch>(keys.size(), deadline);
@@ -86,7 +86,7 @@ std::shared_ptr<Batch> SlotStore::put_from(std::span<const BlockHash> keys,
   return batch;
 }
 
-std::shared_ptr<Batch> SlotStore::contains(std::span<const BlockHash> keys, Deadline deadline) {
+std::shared_ptr<Batch> SlotStore::contains(Keys keys, Deadline deadline) {
   auto batch = std::make_shared<Batch>(keys.size(), deadline);
   std::lock_guard lock(mutex_);
   for (size_t key = 0; key < keys.size(); ++key) {
@@ -96,7 +96,7 @@ std::shared_ptr<Batch> SlotStore::contains(std::span<const BlockHash> keys, Dead
   return batch;
 }
 
-std::shared_ptr<Batch> SlotStore::remove(std::span<const BlockHash> keys, Deadline deadline) {
+std::shared_ptr<Batch> SlotStore::remove(Keys keys, Deadline deadline) {
   auto batch = std::make_shared<Batch>(keys.size(), deadline);
   for (size_t key = 0; key < keys.size(); ++key) {
     std::optional<uint32_t> slot;
@@ -115,7 +115,7 @@ std::shared_ptr<Batch> SlotStore::remove(std::span<const BlockHash> keys, Deadli
   return batch;
 }
 
-size_t SlotStore::match(std::span<const BlockHash> keys) const {
+size_t SlotStore::match(Keys keys) const {
   std::lock_guard lock(mutex_);
   size_t matched = 0;
   while (matched < keys.size() && index_.contains(keys[matched])) ++matched;

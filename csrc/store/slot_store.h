@@ -48,15 +48,15 @@ class SlotStore : public Store {
             uint32_t num_slots);
   ~SlotStore() override;
 
-  std::shared_ptr<Batch> get_into(std::span<const BlockHash> keys,
+  std::shared_ptr<Batch> get_into(Keys keys,
                                   std::span<std::byte* const> destinations,
                                   Deadline deadline) override;
-  std::shared_ptr<Batch> put_from(std::span<const BlockHash> keys,
+  std::shared_ptr<Batch> put_from(Keys keys,
                                   std::span<const std::byte* const> sources,
                                   Deadline deadline) override;
-  std::shared_ptr<Batch> contains(std::span<const BlockHash> keys, Deadline deadline) override;
-  std::shared_ptr<Batch> remove(std::span<const BlockHash> keys, Deadline deadline) override;
-  size_t match(std::span<const BlockHash> keys) const override;
+  std::shared_ptr<Batch> contains(Keys keys, Deadline deadline) override;
+  std::shared_ptr<Batch> remove(Keys keys, Deadline deadline) override;
+  size_t match(Keys keys) const override;
   uint64_t value_bytes() const noexcept override { return value_bytes_; }
   StoreStats stats() const override;
   void close() final;

@@ -5,11 +5,26 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "common/types.h"
 #include "store/batch.h"
 
 namespace kvcore {
+
+// What a call is about: blocks of one chain, in its order, and where in it they are; or, without
+// positions, blocks of no chain. Borrows both.
+struct Keys {
+  Keys(std::span<const BlockHash> hashes_, std::span<const uint32_t> positions_ = {})
+      : hashes(hashes_), positions(positions_) {}
+  Keys(const std::vector<BlockHash>& hashes_) : hashes(hashes_) {}
+
+  size_t size() const noexcept { return hashes.size(); }
+  const BlockHash& operator[](size_t key) const { return hashes[key]; }
+
+  std::span<const BlockHash> hashes;
+  std::span<const uint32_t> positions;  // none, or as many as hashes and rising
+};
 
 struct StoreStats {
   uint64_t num_values = 0;
@@ -34,8 +49,9 @@ struct StoreStats {
 // every value lies in an envelope (envelope.h) that is verified before the outcome is a hit.
 //
 // All calls return at once; the work is done by the store's own threads, and the batch tells what
-// became of each key. Keys are independent: one that fails takes no other with it. A key that is
-// put again is not written again. No callback, no lock that a caller can hold. Thread safe.
+// became of each key. Keys without positions are independent: one that fails takes no other with it.
+// Of a chain, what comes after a block that is not there may be given up as well. A key that is put
+// again is not written again. No callback, no lock that a caller can hold. Thread safe.
 //
 // Destroying a store closes it.
 class Store {
@@ -46,19 +62,19 @@ class Store {
 
   // Reads values of value_bytes() into places of that size. What was there is lost even where the
   // outcome is not a hit.
-  virtual std::shared_ptr<Batch> get_into(std::span<const BlockHash> keys,
+  virtual std::shared_ptr<Batch> get_into(Keys keys,
                                           std::span<std::byte* const> destinations,
                                           Deadline deadline) = 0;
-  virtual std::shared_ptr<Batch> put_from(std::span<const BlockHash> keys,
+  virtual std::shared_ptr<Batch> put_from(Keys keys,
                                           std::span<const std::byte* const> sources,
                                           Deadline deadline) = 0;
   // kDone where a value is there, as far as the store knows without reading it, else kMiss.
-  virtual std::shared_ptr<Batch> contains(std::span<const BlockHash> keys, Deadline deadline) = 0;
-  virtual std::shared_ptr<Batch> remove(std::span<const BlockHash> keys, Deadline deadline) = 0;
+  virtual std::shared_ptr<Batch> contains(Keys keys, Deadline deadline) = 0;
+  virtual std::shared_ptr<Batch> remove(Keys keys, Deadline deadline) = 0;
 
   // How many values, from the first key on, are there as far as the store knows without asking
   // anybody. Does no input or output; a promise of nothing.
-  virtual size_t match(std::span<const BlockHash> keys) const = 0;
+  virtual size_t match(Keys keys) const = 0;
 
   virtual uint64_t value_bytes() const noexcept = 0;
   virtual StoreStats stats() const = 0;

@@ -4,64 +4,11 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
-
-from kvcore._core import Batch, DiskSlots, MemorySlots, SlotStore, StoreStats
-from kvcore.hashing import HashArray
-from kvcore.planes import IntArray, SlabMemory, integers
+from kvcore._core import DiskStoreCore, MemoryStoreCore
+from kvcore.stores.core import CoreStore
 
 
-class _LocalStore:
-    """The calls of `kvcore.stores.Store`, passed on."""
-
-    _slots: SlotStore
-
-    @property
-    def value_bytes(self) -> int:
-        return self._slots.value_bytes
-
-    def match(self, hashes: HashArray) -> int:
-        return self._slots.match(hashes)
-
-    def get_into(
-        self, hashes: HashArray, slab: object, slab_blocks: IntArray, timeout_s: float | None
-    ) -> Batch:
-        memory, ids = self._memory_of(slab, slab_blocks)
-        place = (memory.address, memory.stride_bytes, memory.num_blocks)
-        return self._slots.get_into(hashes, *place, ids, timeout_s, memory)
-
-    def put_from(
-        self, hashes: HashArray, slab: object, slab_blocks: IntArray, timeout_s: float | None
-    ) -> Batch:
-        memory, ids = self._memory_of(slab, slab_blocks)
-        place = (memory.address, memory.stride_bytes, memory.num_blocks)
-        return self._slots.put_from(hashes, *place, ids, timeout_s, memory)
-
-    def contains(self, hashes: HashArray, timeout_s: float | None) -> Batch:
-        return self._slots.contains(hashes, timeout_s)
-
-    def remove(self, hashes: HashArray, timeout_s: float | None) -> Batch:
-        return self._slots.remove(hashes, timeout_s)
-
-    def stats(self) -> StoreStats:
-        return self._slots.stats()
-
-    def close(self) -> None:
-        self._slots.close()
-
-    def _memory_of(
-        self, slab: object, slab_blocks: IntArray
-    ) -> tuple[SlabMemory, np.ndarray[tuple[int], np.dtype[np.uint32]]]:
-        memory = SlabMemory.of(slab)
-        if memory.block_bytes < self.value_bytes:
-            raise ValueError(
-                f"slab must have blocks of {self.value_bytes} bytes at least, "
-                f"got {memory.block_bytes}"
-            )
-        return memory, integers("slab_blocks", slab_blocks)
-
-
-class MemoryStore(_LocalStore):
+class MemoryStore(CoreStore):
     """A store in this process, which copies on a thread of its own.
 
     Parameters
@@ -81,10 +28,10 @@ class MemoryStore(_LocalStore):
     """
 
     def __init__(self, fingerprint: bytes, value_bytes: int, *, max_bytes: int) -> None:
-        self._slots = MemorySlots(fingerprint, value_bytes, max_bytes)
+        self._core = MemoryStoreCore(fingerprint, value_bytes, max_bytes)
 
 
-class DiskStore(_LocalStore):
+class DiskStore(CoreStore):
     """A store in a directory of a local disk, for one process at a time.
 
     A value is named only when it is whole, so what a process left, however it ended, the next store
@@ -134,7 +81,7 @@ class DiskStore(_LocalStore):
     ) -> None:
         if fsync not in ("never", "each"):
             raise ValueError(f"fsync must be 'never' or 'each', got {fsync!r}")
-        slots = DiskSlots(
+        core = DiskStoreCore(
             os.fspath(path),
             fingerprint,
             value_bytes,
@@ -144,8 +91,8 @@ class DiskStore(_LocalStore):
             depth,
             io,
         )
-        self._slots = slots
-        self._io, self._is_direct = slots.io, slots.is_direct
+        self._core = core
+        self._io, self._is_direct = core.io, core.is_direct
 
     @property
     def io(self) -> str:

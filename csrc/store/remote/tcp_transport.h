@@ -1,0 +1,53 @@
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "common/file.h"
+#include "store/remote/tcp_server.h"
+#include "store/remote/transport.h"
+
+namespace kvcore {
+
+// InfiniStore over TCP: connections to several servers, on one thread with epoll. Thread safe where
+// the contract says so.
+class TcpTransport : public Transport {
+ public:
+  explicit TcpTransport(const TcpOptions& options);
+  ~TcpTransport() override;
+
+  // On its thread, as submit(). Ids are never used again.
+  ServerId add_server(const ServerAddress& address);
+  // Fails what is under way.
+  void remove_server(ServerId server);
+
+  bool post(std::function<void()> task) override;
+  void submit(ServerId server, Request request) override;
+  void after(Clock::duration delay, std::function<void()> task) override;
+  bool is_well(ServerId server) const override;
+  ServerStats stats(ServerId server) const;
+  void stop() override;
+
+ private:
+  void run();
+  bool do_tasks();
+  int wait_ms(Clock::time_point now) const;
+
+  const TcpOptions options_;
+  File epoll_, wake_;
+  std::map<ServerId, std::unique_ptr<TcpServer>> servers_;
+  uint32_t next_server_ = 0;
+  std::multimap<Clock::time_point, std::function<void()>> timers_;
+
+  std::mutex mutex_;  // of the following; a leaf
+  std::vector<std::function<void()>> tasks_;
+  bool is_stopping_ = false;
+  std::mutex stop_mutex_;
+  std::thread thread_;
+};
+
+}  // namespace kvcore

@@ -1,0 +1,78 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "store/checksum.h"
+
+namespace kvcore {
+
+using Clock = std::chrono::steady_clock;
+
+// What became of a request.
+enum class Answer : uint8_t {
+  kDone,
+  kMiss,      // a value to get is not there
+  kFull,      // no room for a value to put
+  kTimedOut,  // the request's deadline came first
+  kFailed,    // the server is not there, broke off, or made no sense
+};
+
+// Done, with what the server said: for kContains 1 or 0, for kMatch how many keys from the first on
+// are there, for kRemove how many were.
+struct Reply {
+  Answer answer = Answer::kFailed;
+  uint32_t number = 0;
+  Checksum checksum{};  // of a value that was got
+};
+
+// One thing that one server is asked for.
+struct Request {
+  enum class Kind : uint8_t { kGet, kPut, kContains, kMatch, kRemove };
+
+  Kind kind = Kind::kGet;
+  std::vector<std::string> keys;  // one, but for kMatch and kRemove; see wire.h for what is allowed
+  // Of a value: memory one after the other. A value of another size is a failure of the server's.
+  std::vector<std::span<std::byte>> pieces{};  // only read, for kPut
+  Clock::time_point deadline{};
+  // Whether it is still worth beginning; none: always.
+  std::function<bool()> is_wanted{};
+  // Called once, on the transport's thread. The memory of the pieces is free by then, whatever came.
+  std::function<void(const Reply&)> finish;
+
+  bool is_write() const noexcept { return kind == Kind::kPut; }
+  uint64_t value_bytes() const noexcept {
+    uint64_t bytes = 0;
+    for (const auto& piece : pieces) bytes += piece.size();
+    return bytes;
+  }
+};
+
+enum class ServerId : uint32_t {};
+
+// Carries requests to servers, on a thread of its own, several at a time. Nothing waits beyond its
+// deadline; a server that has said nothing for a while is left alone until a probe finds it well,
+// and what is asked of it meanwhile fails at once.
+class Transport {
+ public:
+  virtual ~Transport() = default;
+
+  // From any thread: has a task done on the transport's thread, after those posted before. False
+  // when it has stopped; the task is not done then.
+  virtual bool post(std::function<void()> task) = 0;
+
+  // From its own thread alone.
+  virtual void submit(ServerId server, Request request) = 0;
+  virtual void after(Clock::duration delay, std::function<void()> task) = 0;
+  virtual bool is_well(ServerId server) const = 0;
+
+  // From any thread: fails what is under way, then ends the thread. Idempotent.
+  virtual void stop() = 0;
+};
+
+}  // namespace kvcore
