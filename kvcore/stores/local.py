@@ -52,7 +52,7 @@ class _LocalStore:
     def _memory_of(
         self, slab: object, slab_blocks: IntArray
     ) -> tuple[SlabMemory, np.ndarray[tuple[int], np.dtype[np.uint32]]]:
-        memory = SlabMemory.of(slab)
+        memory = SlabMemory.of(slab).host
         if memory.block_bytes < self.value_bytes:
             raise ValueError(
                 f"slab must have blocks of {self.value_bytes} bytes at least, "
@@ -98,7 +98,7 @@ class DiskStore(_LocalStore):
     fingerprint : bytes
         16 bytes: `Namespace.fingerprint`. A directory holds one namespace and one size of values.
     value_bytes : int
-        Bytes of a value, up to 2**31. Multiples of 4096 in memory that begins on one, as a
+        Bytes of a value, up to 2**31 - 8192. Multiples of 4096 in memory that begins on one, as a
         `HostSlab` has it, go to the device without a copy.
     max_bytes : int
         What values may take, in whole pages of 4096 bytes and one more each. What was not used
