@@ -14,9 +14,9 @@ BUGS = [
         name="moving-write-behind-takes-old-ids",
         why="what left and came back elsewhere is written from where it was",
         files=_CACHE,
-        find="hashes[positions], self._slab, lease.block_ids[positions], self._write_timeout_s",
+        find="hashes[held], self._slab, lease.block_ids[held], self._write_timeout_s",
         replace=(
-            "hashes[positions], self._slab, reservation.block_ids[::-1][:num_blocks], "
+            "hashes[held], self._slab, reservation.block_ids[::-1][: len(held)], "
             "self._write_timeout_s"
         ),
         tests="test_kvcache.py::test_what_left_the_slab_comes_back_from_the_store",
@@ -219,7 +219,7 @@ BUGS = [
         files="csrc/copy/copy_pool.cpp",
         find="  return is_over() && failed_;",
         replace="  return failed_;",
-        tests="test_kvcache.py::test_a_cancelled_save_keeps_its_places_until_nobody_writes_there",
+        tests='cpp "a cancelled copy*"',
     ),
     Bug(
         name="moving-write-behind-holds-all-that-was-saved",
