@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +29,7 @@ from kvcore.planes import IntArray, integers
 from kvcore.slabs import HostSlab
 from kvcore.stores import Store
 
+_LOG = logging.getLogger(__name__)
 _POLL_S = 0.001
 _O = TypeVar("_O", bound=Operation)
 
@@ -208,13 +210,17 @@ class KVCache:
         reservation = self._cache.reserve(hashes, request)
         if len(reservation.block_ids) == 0:
             return None
-        batch = self._store.get_into(
-            hashes[reservation.new_positions],
-            self._slab,
-            reservation.block_ids,
-            timeout_s,
-            positions=reservation.new_positions,
-        )
+        try:
+            batch = self._store.get_into(
+                hashes[reservation.new_positions],
+                self._slab,
+                reservation.block_ids,
+                timeout_s,
+                positions=reservation.new_positions,
+            )
+        except BaseException:
+            reservation.abort()
+            raise
         return self._follow(Prefetch(self._cache, hashes, reservation, batch, self._count_fetch))
 
     def acquire(self, hashes: HashArray, request: RequestInfo | None = None) -> Lease:
@@ -381,26 +387,31 @@ class KVCache:
         not be pinned yet, and is left out."""
         if self._store is None or len(reservation.block_ids) == 0:
             return
-        lease = self._cache.retain(hashes[: reservation.new_positions[-1] + 1])
-        wanted = len(reservation.block_ids)
         with self._lock:
-            num_blocks = min(
-                int(np.searchsorted(reservation.new_positions, lease.num_blocks)),
-                self._max_dirty_blocks - self._dirty,
+            room = max(0, self._max_dirty_blocks - self._dirty)
+            positions = reservation.new_positions[:room]
+            self._not_written += len(reservation.block_ids) - len(positions)
+            self._dirty += len(positions)
+        if len(positions) == 0:
+            return
+        # Only what is to be written is held, and what it hangs on.
+        lease = self._cache.retain(hashes[: positions[-1] + 1])
+        held = positions[: np.searchsorted(positions, lease.num_blocks)]
+        try:
+            # The lease's ids: what was published may have left and come back elsewhere since.
+            batch = self._store.put_from(
+                hashes[held],
+                self._slab,
+                lease.block_ids[held],
+                self._write_timeout_s,
+                positions=held,
             )
-            self._not_written += wanted - num_blocks
-            self._dirty += num_blocks
-        if num_blocks == 0:
-            return lease.release()
-        # The lease's ids: what was published may have left and come back elsewhere since.
-        positions = reservation.new_positions[:num_blocks]
-        batch = self._store.put_from(
-            hashes[positions],
-            self._slab,
-            lease.block_ids[positions],
-            self._write_timeout_s,
-            positions=positions,
-        )
+        except Exception:
+            # The blocks are saved, and whoever asks next is not who is to hear of this.
+            _LOG.exception("the store refused %d blocks", len(held))
+            lease.release()
+            return self._count_write(0, len(positions))
+        self._count_write(0, len(positions) - len(held))
         self._follow(Write(batch, lease, self._count_write))
 
     def _count_fetch(self, fetched: int, not_fetched: int) -> None:

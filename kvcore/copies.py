@@ -46,7 +46,7 @@ class TransferPlan:
                 f"layers must be in host memory, got {layers.device}; "
                 "kvcore.device_copy has the copies of devices"
             )
-        memory = SlabMemory.of(slab)
+        memory = SlabMemory.of(slab).host
         native = None if codec is None else codec.of(layers.run_bytes)
         run_bytes = None if native is None else native.slab_bytes
         numbers = plan_numbers(layers, memory, block_ids, slab_blocks, slab_run_bytes=run_bytes)
@@ -83,7 +83,7 @@ class TransferHandle:
         return self._job.done()
 
     def failed(self) -> bool:
-        """Whether something was given up. Final once it is done."""
+        """Whether it is done and something was given up."""
         return self._job.failed()
 
     def wait(self, timeout_s: float | None = None) -> bool:

@@ -38,6 +38,8 @@ class SlabMemory:
     Parameters
     ----------
     owner : what keeps the memory
+    device : str
+        "cpu", or as torch names it
     """
 
     address: int
@@ -45,6 +47,14 @@ class SlabMemory:
     stride_bytes: int
     num_blocks: int
     owner: object
+    device: str = "cpu"
+
+    @property
+    def host(self) -> SlabMemory:
+        """The same. ValueError: it is a device's, and the CPU can not read it."""
+        if self.device != "cpu":
+            raise ValueError(f"slab must be in the host's memory, got one on {self.device!r}")
+        return self
 
     @staticmethod
     def of(slab: object) -> SlabMemory:
@@ -62,7 +72,7 @@ class SlabMemory:
         memory = getattr(slab, "slab_memory", None)
         if isinstance(memory, SlabMemory):
             return memory
-        address, shape, strides, dtype, _, _ = described("slab", slab)
+        address, shape, strides, dtype, _, device = described("slab", slab)
         if dtype != "uint8" or len(shape) != 2 or 0 in shape:
             raise ValueError(
                 f"slab must be uint8[num_blocks, block_bytes], got {dtype}{list(shape)}"
@@ -74,7 +84,7 @@ class SlabMemory:
             )
         # A view may be of parts of a wider slab; the last block of it is all that need be there.
         stride = strides[0] if shape[0] > 1 else shape[1]
-        return SlabMemory(address, shape[1], stride, shape[0], slab)
+        return SlabMemory(address, shape[1], stride, shape[0], slab, device)
 
 
 class PlanNumbers(TypedDict):

@@ -200,7 +200,7 @@ class DeviceSlab:
         self, address: int, num_blocks: int, block_bytes: int, device: str, owner: object
     ) -> None:
         self.num_blocks, self.block_bytes, self.device = num_blocks, block_bytes, device
-        self.slab_memory = SlabMemory(address, block_bytes, block_bytes, num_blocks, owner)
+        self.slab_memory = SlabMemory(address, block_bytes, block_bytes, num_blocks, owner, device)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:

@@ -86,7 +86,11 @@ class TritonHandle:
         return _wait_for(self._event_of(layer), timeout_s)
 
     def failed(self) -> bool:
-        """False: torch raises where a device fails."""
+        """Whether the device failed."""
+        try:
+            self.done()
+        except RuntimeError:
+            return True
         return False
 
     def cancel(self) -> None:

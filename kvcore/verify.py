@@ -107,7 +107,7 @@ def verify(trace: Trace, cache: KVCache) -> VerifyResult:
     longest = int(np.diff(trace.offsets).max(initial=1))
     engine = Engine(longest, cache.block_bytes)
     blocks = host_blocks = store_blocks = checked = 0
-    for hashes, request, output_tokens in requests_of(trace):
+    for number, (hashes, request, output_tokens) in enumerate(requests_of(trace)):
         found = cache.lookup(hashes)
         if (fetch := cache.prefetch(found, request, timeout_s=_FETCH_TIMEOUT_S)) is not None:
             fetch.wait()
@@ -120,7 +120,7 @@ def verify(trace: Trace, cache: KVCache) -> VerifyResult:
             if not cache.load(lease, engine.layers, ids[:hits]).wait(_COPY_TIMEOUT_S):
                 raise TimeoutError("a copy out of the slab did not end")
             if not np.array_equal(engine.read(ids[:hits]), expected[:hits]):
-                raise WrongBytesError(f"request {blocks}: a block came back with other bytes")
+                raise WrongBytesError(f"request {number}: a block came back with other bytes")
         lease.release()
         engine.write(ids[hits:], expected[hits:])
         if not cache.store(hashes, engine.layers, ids, request).wait(_COPY_TIMEOUT_S):

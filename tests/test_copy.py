@@ -189,14 +189,14 @@ def test_each_path_of_the_cpu(path: str) -> None:
 def test_large_copies() -> None:
     """As large as takes all parts, and stores past the caches."""
     random = np.random.default_rng(0)
-    pages = [random.integers(256, size=(2, 40, 70_001), dtype=np.uint8) for _ in range(4)]
-    slab = HostSlab(40, 4 * 2 * 70_001)
+    pages = [random.integers(256, size=(2, 41, 70_001), dtype=np.uint8) for _ in range(4)]
+    slab = HostSlab(41, 4 * 2 * 70_001)
     layers = PagedLayers(pages, block_axis=1)
-    ids = random.permutation(40)
+    ids = random.permutation(41)
     pool = CopyPool(3)
-    plan = TransferPlan(layers, slab, ids, np.arange(40))
+    plan = TransferPlan(layers, slab, ids, np.arange(41))
     assert pool.gather(plan).wait(10.0)
-    expected = np.stack([page[:, ids] for page in pages]).transpose(2, 0, 1, 3).reshape(40, -1)
+    expected = np.stack([page[:, ids] for page in pages]).transpose(2, 0, 1, 3).reshape(41, -1)
     assert np.array_equal(slab.numpy(), expected)
     before = [page.copy() for page in pages]
     for page in pages:

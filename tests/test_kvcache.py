@@ -249,14 +249,18 @@ class StuckStore:
         self.gets: list[StuckBatch] = []
         self.puts: list[StuckBatch] = []
 
-    def match(self, hashes: Hashes) -> int:
+    def match(self, hashes: Hashes, *, positions: Any) -> int:
         return len(hashes)
 
-    def get_into(self, hashes: Hashes, slab: Any, blocks: Any, timeout_s: float) -> StuckBatch:
+    def get_into(
+        self, hashes: Hashes, slab: Any, blocks: Any, timeout_s: float, *, positions: Any
+    ) -> StuckBatch:
         self.gets.append(StuckBatch(len(hashes)))
         return self.gets[-1]
 
-    def put_from(self, hashes: Hashes, slab: Any, blocks: Any, timeout_s: float) -> StuckBatch:
+    def put_from(
+        self, hashes: Hashes, slab: Any, blocks: Any, timeout_s: float, *, positions: Any
+    ) -> StuckBatch:
         self.puts.append(StuckBatch(len(hashes)))
         return self.puts[-1]
 
@@ -318,6 +322,56 @@ def test_dirty_blocks_stay_and_no_more_than_allowed_wait() -> None:
     assert (stats.dirty, stats.written, stats.host.num_leases) == (0, 0, 0)
     driver.keep(hashes_of(range(20, 28)))
     assert driver.cache.lookup(hashes_of([1, 2])).host_blocks == 0
+
+
+def test_only_what_is_to_be_written_is_held() -> None:
+    driver, store = stuck(8, max_dirty=0.25)
+    driver.keep(hashes_of(range(8)))
+    assert driver.cache.stats().dirty == 2
+    assert (driver.keep(hashes_of(range(10, 16))) == BlockState.NEW).all()
+    assert store.puts[0].outcomes.shape == (2,)
+
+
+def test_a_store_that_refuses_to_write_costs_nothing_but_that(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver, store = stuck(8, max_dirty=0.25)
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "put_from", lambda *_, **__: 1 / 0)
+        driver.keep(hashes_of([1, 2, 3]))
+    assert "refused 2 blocks" in caplog.text
+    stats = driver.cache.stats()
+    assert (stats.dirty, stats.not_written, stats.host.num_leases) == (0, 3, 0)
+    assert driver.load(hashes_of([1, 2, 3])) == 3
+    driver.keep(hashes_of([11, 12]))
+    assert driver.cache.stats().dirty == 2
+
+
+def test_a_store_that_refuses_to_read_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver, store = stuck(8)
+    monkeypatch.setattr(store, "get_into", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        driver.fetch(hashes_of([1, 2]))
+    assert driver.cache.stats().host.in_flight_blocks == 0
+
+
+def test_a_cancelled_save_keeps_its_places_until_nobody_writes_there() -> None:
+    block_bytes = 16 << 20
+    cache = KVCache(HostSlab(1, block_bytes), copy_threads=2)
+    engines = [Engine(1, block_bytes) for _ in range(3)]
+    for engine, number in zip(engines, (0xAA, 0xBB, 0), strict=True):
+        engine.write(np.zeros(1, np.uint32), np.full((1, block_bytes), number, np.uint8))
+    for round_ in range(10):
+        cancelled = cache.store(hashes_of([round_]), engines[0].layers, [0])
+        cancelled.cancel()
+        assert cache.store(hashes_of([100 + round_]), engines[1].layers, [0]).wait(WAIT_S)
+        assert cancelled.wait(WAIT_S)
+        with cache.acquire(hashes_of([100 + round_])) as lease:
+            assert cache.load(lease, engines[2].layers, [0][: lease.num_blocks]).wait(WAIT_S)
+            if lease.num_blocks > 0:
+                assert (engines[2].read(np.zeros(1, np.uint32)) == 0xBB).all()
 
 
 def test_closing_waits_no_longer_than_writes_may_take() -> None:

@@ -300,11 +300,19 @@ def test_a_lock_ends_though_another_process_has_the_file_open(name: str) -> None
 
 # Slabs that end in cycles while others are made. Their ends must not wait for that.
 COLLECTED = """
-import gc, sys
+import faulthandler, gc, sys
+faulthandler.dump_traceback_later(20, exit=True)
 from types import SimpleNamespace
-from kvcore import SharedSlab
-gc.set_threshold(1)
-for i in range(50):
+from kvcore import SharedSlab, shared_slab
+gc.disable()
+inside = shared_slab._remove_leftovers
+
+def remove_leftovers():
+    gc.collect()  # which may come by at any time
+    inside()
+
+shared_slab._remove_leftovers = remove_leftovers
+for i in range(6):
     cycle = SimpleNamespace(slab=SharedSlab(f"{sys.argv[1]}-{i % 2}", 1, 64))
     cycle.itself = cycle
     del cycle

@@ -212,10 +212,11 @@ def test_a_closed_store_finds_nothing(new_store: NewStore) -> None:
     put(store, hashes)
     store.close()
     store.close()
-    assert get(store, hashes_of([2])) == [Outcome.MISS]
-    assert get(store, hashes) == [Outcome.FAILED]
+    assert store.match(hashes) == 0
+    assert store.contains(hashes, WAIT_S).outcomes.tolist() == [Outcome.MISS]
+    assert get(store, hashes) == [Outcome.MISS]
     assert put(store, hashes_of([2])) == [Outcome.FAILED]
-    assert store.stats().failed == 2
+    assert store.stats().failed == 1
 
 
 def test_closing_ends_what_is_under_way(new_store: NewStore) -> None:
@@ -255,12 +256,25 @@ def test_a_cancelled_batch_is_decided(new_store: NewStore) -> None:
         assert time.monotonic() < until
 
 
+class OnDevice:
+    """An array of a GPU, as far as anybody can see from here."""
+
+    __cuda_array_interface__ = {  # noqa: RUF012
+        "data": (1 << 40, False),
+        "shape": (2, 100),
+        "typestr": "|u1",
+        "version": 3,
+    }
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda s: s.get_into(hashes_of([1]), np.zeros((2, 99), np.uint8), [0], 1.0), "slab must"),
         (lambda s: s.get_into(hashes_of([1]), np.zeros((2, 100)), [0], 1.0), "slab must be uint8"),
         (lambda s: s.get_into(hashes_of([1]), "slab", [0], 1.0), "slab must be"),
+        (lambda s: s.get_into(hashes_of([1]), OnDevice(), [0], 1.0), "slab must be in the host's"),
+        (lambda s: s.put_from(hashes_of([1]), OnDevice(), [0], 1.0), "slab must be in the host's"),
         (lambda s: s.get_into(hashes_of([1]), np.zeros((2, 100), np.uint8), [2], 1.0), "below the"),
         (lambda s: s.get_into(hashes_of([1]), np.zeros((2, 100), np.uint8), [], 1.0), "as many as"),
         (
@@ -605,6 +619,8 @@ def test_stores_by_url(tmp_path: Path) -> None:
         ("tape:", "url must begin with memory: or disk:, got 'tape:'"),
         ("", "url must begin with"),
         ("disk:", "url must have a path after disk:"),
+        ("disk://host/path", "no host, got 'host'"),
+        ("disk:a#b?max_bytes=1MiB", "%23 for each '#'"),
         ("memory:path", "url must have no path after memory:"),
         ("memory:?max_byte=1", "url must have options of max_bytes for memory:, got 'max_byte'"),
         ("memory:?max_bytes=1e9", "max_bytes must be bytes, as 4096"),
@@ -629,6 +645,7 @@ def test_wrong_urls(url: Any, message: str) -> None:
         ({"fingerprint": "x" * 16}, "fingerprint must be 16 bytes"),
         ({"value_bytes": 0}, "value_bytes must be"),
         ({"value_bytes": 2**31 + 1}, "value_bytes must be"),
+        ({"value_bytes": 2**31 - 8191, "max_bytes": 1 << 32}, "value_bytes must be at most 21474"),
         ({"max_bytes": 100}, "max_bytes must be 8192 at least, which one value takes, got 100"),
         ({"max_bytes": 0}, "max_bytes must be"),
         ({"fsync": "often"}, "fsync must be 'never' or 'each', got 'often'"),
@@ -642,6 +659,49 @@ def test_wrong_disks(tmp_path: Path, change: dict[str, Any], message: str) -> No
     fingerprint, value_bytes = arguments.pop("fingerprint"), arguments.pop("value_bytes")
     with pytest.raises((TypeError, ValueError), match=message):
         DiskStore(tmp_path / "store", fingerprint, value_bytes, **arguments)
+
+
+def test_a_directory_grows_to_a_number_of_files(tmp_path: Path) -> None:
+    new_disk(tmp_path).close()
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"max_bytes must be at most .* which was made for less"):
+        new_disk(tmp_path, max_bytes=1 << 40)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+FORKED = """
+import os, sys, time
+from kvcore import HostSlab, KVCache, Namespace
+from kvcore.stores import DiskStore, MemoryStore
+
+def disk():
+    return DiskStore(sys.argv[1], Namespace("test").fingerprint, 100, max_bytes=1 << 20)
+
+for make in (
+    disk,
+    lambda: MemoryStore(Namespace("test").fingerprint, 100, max_bytes=1 << 20),
+    lambda: KVCache(HostSlab(4, 4096)),
+):
+    made = make()
+    if os.fork() == 0:
+        del made
+        os._exit(0)
+    assert os.wait()[1] == 0
+    made.close()
+
+store = disk()
+end, other_end = os.pipe()
+if os.fork() == 0:
+    os.close(other_end)
+    os.read(end, 1)
+    os._exit(0)
+store.close()
+disk().close()
+"""
+
+
+def test_a_forked_child_ends_and_holds_nothing(tmp_path: Path) -> None:
+    subprocess.run([*PYTHON, "-c", FORKED, str(tmp_path)], check=True, timeout=60)
 
 
 def test_a_path_that_is_no_directory_is_an_error(tmp_path: Path) -> None:

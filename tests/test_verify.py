@@ -65,6 +65,8 @@ def test_a_store_gives_what_the_slab_has_no_room_for(trace: Trace, tmp_path: Pat
     store = DiskStore(tmp_path, FINGERPRINT, BLOCK_BYTES, max_bytes=1 << 28)
     num_blocks = trace.num_unique_blocks // 10
     with KVCache(HostSlab(num_blocks, BLOCK_BYTES), store, max_dirty=1.0) as cache:
+        verify(trace, cache)
+        assert cache.flush(30)
         found = verify(trace, cache)
     assert found.store_blocks > 0
     assert cache.stats().not_fetched == 0

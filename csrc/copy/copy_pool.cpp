@@ -1,8 +1,10 @@
 #include "copy/copy_pool.h"
 
 #include <algorithm>
+#include <deque>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 
 namespace kvcore {
@@ -13,9 +15,9 @@ constexpr uint32_t kMaxThreads = 64;
 constexpr uint64_t kMostPartBytes = 4 << 20;
 constexpr uint64_t kLeastPartBytes = 64 << 10;
 constexpr uint64_t kPartsAThread = 4;
-// From here on stores go past the caches. Measured on Zen 4, one thread, GB/s of cached and streamed:
-// into memory that the caches have 15 and 12 at 512 KiB, 19 and 18 at 1 MiB, 16 and 20 at 2 MiB; into
-// other memory 7 and 11, 8 and 13, 11 and 17.
+// From here on stores go past the caches. Measured on Zen 4, one thread, GB/s of cached and
+// streamed: into memory that the caches have 15 and 12 at 512 KiB, 19 and 18 at 1 MiB, 16 and 20 at
+// 2 MiB; into other memory 7 and 11, 8 and 13, 11 and 17.
 constexpr uint64_t kStreamedBytes = 1 << 20;
 constexpr uint64_t kLine = 64;
 
@@ -62,7 +64,7 @@ void CopyJob::cancel() {
 
 bool CopyJob::has_failed() const {
   std::lock_guard lock(mutex_);
-  return failed_;
+  return is_over() && failed_;
 }
 
 bool CopyJob::begin_part(uint64_t& part) {
@@ -108,44 +110,61 @@ void copy_here(std::shared_ptr<const TransferPlan> plan, Direction direction) {
   while (job.begin_part(part)) job.copy_part(host_path(), part);
 }
 
-CopyPool::CopyPool(uint32_t threads) : path_(host_path()) {
+struct CopyPool::State {
+  std::mutex mutex;
+  std::condition_variable wanted;
+  std::deque<std::shared_ptr<CopyJob>> jobs;
+  bool ends = false;
+  std::vector<std::thread> threads;
+};
+
+CopyPool::CopyPool(uint32_t threads) : path_(host_path()), state_(new State) {
   if (threads < 1 || threads > kMaxThreads) {
     throw std::invalid_argument("threads must be from 1 to " + std::to_string(kMaxThreads) +
                                 ", got " + std::to_string(threads));
   }
-  for (uint32_t i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+  for (uint32_t i = 0; i < threads; ++i) state_->threads.emplace_back([this] { work(); });
 }
 
 CopyPool::~CopyPool() {
-  {
-    std::lock_guard lock(mutex_);
-    ends_ = true;
-    for (const auto& job : jobs_) job->cancel();
+  if (!home_.is_here()) {
+    (void)state_.release();  // kept for good: its threads are the parent's
+    return;
   }
-  wanted_.notify_all();
-  for (std::thread& thread : threads_) thread.join();
+  {
+    std::lock_guard lock(state_->mutex);
+    state_->ends = true;
+    for (const auto& job : state_->jobs) job->cancel();
+  }
+  state_->wanted.notify_all();
+  for (std::thread& thread : state_->threads) thread.join();
+}
+
+uint32_t CopyPool::num_threads() const noexcept {
+  return static_cast<uint32_t>(state_->threads.size());
 }
 
 std::shared_ptr<CopyJob> CopyPool::start(std::shared_ptr<const TransferPlan> plan,
                                          Direction direction) {
   auto job = std::make_shared<CopyJob>(std::move(plan), direction, num_threads());
   {
-    std::lock_guard lock(mutex_);
-    jobs_.push_back(job);
+    std::lock_guard lock(state_->mutex);
+    state_->jobs.push_back(job);
   }
-  wanted_.notify_all();
+  state_->wanted.notify_all();
   return job;
 }
 
 void CopyPool::work() {
-  std::unique_lock lock(mutex_);
+  auto& jobs = state_->jobs;
+  std::unique_lock lock(state_->mutex);
   for (;;) {
-    wanted_.wait(lock, [this] { return ends_ || !jobs_.empty(); });
-    if (jobs_.empty()) return;
-    const std::shared_ptr<CopyJob> job = jobs_.front();
+    state_->wanted.wait(lock, [&] { return state_->ends || !jobs.empty(); });
+    if (jobs.empty()) return;
+    const std::shared_ptr<CopyJob> job = jobs.front();
     uint64_t part;
     if (!job->begin_part(part)) {
-      if (!jobs_.empty() && jobs_.front() == job) jobs_.pop_front();
+      if (!jobs.empty() && jobs.front() == job) jobs.pop_front();
       continue;
     }
     lock.unlock();

@@ -3,12 +3,11 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <mutex>
-#include <thread>
 #include <vector>
 
+#include "common/home.h"
 #include "copy/host_copy.h"
 #include "copy/transfer_plan.h"
 
@@ -30,7 +29,7 @@ class CopyJob {
   bool wait_layer(uint32_t layer, Clock::time_point until) const;
   // Gives up what no thread has begun.
   void cancel();
-  // Whether something was given up. Final once it is done.
+  // Whether it is done and something was given up.
   bool has_failed() const;
 
   uint32_t num_layers() const noexcept { return plan_->layout().num_layers(); }
@@ -61,7 +60,8 @@ class CopyJob {
 void copy_here(std::shared_ptr<const TransferPlan> plan, Direction direction);
 
 // Threads that copy. Jobs begin in the order in which they came, and all threads work on the first
-// that has parts left. Dying gives up what has not begun. Thread safe.
+// that has parts left. Dying gives up what has not begun; in a forked child, which has no such
+// threads, it does nothing. Thread safe.
 class CopyPool {
  public:
   // Throws std::invalid_argument naming `threads`, or what host_path() throws.
@@ -72,17 +72,16 @@ class CopyPool {
 
   std::shared_ptr<CopyJob> start(std::shared_ptr<const TransferPlan> plan, Direction direction);
 
-  uint32_t num_threads() const noexcept { return static_cast<uint32_t>(threads_.size()); }
+  uint32_t num_threads() const noexcept;
 
  private:
   void work();
 
+  struct State;
+
+  const Home home_;
   const HostPath& path_;
-  std::mutex mutex_;
-  std::condition_variable wanted_;
-  std::deque<std::shared_ptr<CopyJob>> jobs_;
-  bool ends_ = false;
-  std::vector<std::thread> threads_;
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace kvcore

@@ -20,6 +20,7 @@ namespace kvcore {
 namespace {
 
 constexpr uint32_t kLeastSlotsAFile = 64;
+constexpr uint32_t kMostFilesAtFirst = 64;  // so that a store may grow
 constexpr uint32_t kMostFiles = 256;
 constexpr std::chrono::seconds kLongestWait{30};
 constexpr std::chrono::milliseconds kPause{1};
@@ -87,7 +88,13 @@ DiskFiles::DiskFiles(const std::string& path, const Fingerprint& fingerprint, ui
   lock();
   const std::string what = "kvcore disk store 1\nfingerprint " + hex_of(fingerprint) +
                            "\nvalue_bytes " + std::to_string(value_bytes) + "\n";
-  read_or_write_manifest(what, std::max(kLeastSlotsAFile, (num_slots_ - 1) / kMostFiles + 1));
+  read_or_write_manifest(what,
+                         std::max(kLeastSlotsAFile, (num_slots_ - 1) / kMostFilesAtFirst + 1));
+  if (const uint64_t most = uint64_t{slots_a_file_} * kMostFiles; num_slots_ > most) {
+    throw std::invalid_argument("max_bytes must be at most " + std::to_string(most * slot_bytes_) +
+                                " in " + path_ + ", which was made for less, got " +
+                                std::to_string(max_bytes));
+  }
   open_files(direct);
   remove_files_beyond();
 }
@@ -100,6 +107,11 @@ void DiskFiles::lock() {
   if (errno != EWOULDBLOCK) throw_errno("cannot lock " + path);
   throw std::system_error(EBUSY, std::generic_category(),
                           "another store has the directory " + path_ + " open");
+}
+
+void DiskFiles::unlock() noexcept {
+  for (const File& file : files_) ::flock(file.fd(), LOCK_UN);
+  ::flock(lock_.fd(), LOCK_UN);
 }
 
 void DiskFiles::read_or_write_manifest(const std::string& what, uint32_t slots_a_file) {

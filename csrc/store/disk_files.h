@@ -19,7 +19,7 @@ inline constexpr uint64_t kPageBytes = 4096;
 //   values-000000  slots: a page that begins with the envelope, then the value up to whole pages
 //   values-000001  ...
 //
-// Owns the lock and the open files. Immutable once made.
+// Owns the lock and the open files.
 class DiskFiles {
  public:
   struct Place {
@@ -31,6 +31,10 @@ class DiskFiles {
   // wrong, std::system_error where the file system refuses, also when another process has it open.
   DiskFiles(const std::string& path, const Fingerprint& fingerprint, uint64_t value_bytes,
             uint64_t max_bytes, bool direct);
+  // Others may have the directory, also where a forked child has its files open. Nothing may be
+  // under way any more.
+  void unlock() noexcept;
+
   static uint64_t slot_bytes_of(uint64_t value_bytes) noexcept {
     return kPageBytes + (value_bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
   }

@@ -18,6 +18,8 @@ namespace kvcore {
 namespace {
 
 constexpr uint32_t kMaxDepth = 256;
+// Linux moves 2^31 - 4096 bytes at most in one call, and one call is a page and a value.
+constexpr uint64_t kMaxValueBytes = (uint64_t{1} << 31) - 2 * kPageBytes;
 
 // Does one input or output; bytes, or an errno below zero.
 int64_t perform(const DiskOperation::Io& io) noexcept {
@@ -41,6 +43,10 @@ Outcome perform(DiskOperation& operation, const SlotTask& task) {
 }
 
 const DiskStoreOptions& checked(const DiskStoreOptions& options) {
+  if (options.value_bytes > kMaxValueBytes) {
+    throw std::invalid_argument("value_bytes must be at most " + std::to_string(kMaxValueBytes) +
+                                ", got " + std::to_string(options.value_bytes));
+  }
   if (options.depth < 1 || options.depth > kMaxDepth) {
     throw std::invalid_argument("depth must be from 1 to " + std::to_string(kMaxDepth) + ", got " +
                                 std::to_string(options.depth));

@@ -40,7 +40,10 @@ class DiskStore final : public SlotStore {
   DiskIo io() const noexcept { return io_; }
 
  private:
-  void end() override { files_.reset(); }
+  void end() override {
+    files_->unlock();
+    files_.reset();
+  }
   void recover(uint32_t threads);
   std::unique_ptr<SlotEngine> new_engine(const DiskStoreOptions& options);
 

@@ -78,6 +78,15 @@ std::optional<uint32_t> SlotIndex::remove(const BlockHash& hash) noexcept {
   return number;
 }
 
+void SlotIndex::condemn(uint32_t number) noexcept {
+  Slot& slot = slots_[number];
+  KV_CHECK(slot.readers > 0);
+  if (slot.state != State::kThere) return;
+  by_hash_.erase(slot.hash);
+  --num_values_;
+  slot.state = State::kRemoved;
+}
+
 void SlotIndex::end_wipe(uint32_t number) noexcept {
   KV_CHECK(slots_[number].state == State::kRemoved);
   free(number);

@@ -39,6 +39,9 @@ class SlotIndex {
   // The value is not there any more. Its slot, if it is to be wiped now; one that is read or
   // written is wiped after that.
   std::optional<uint32_t> remove(const BlockHash& hash) noexcept;
+  // The same for what is in a slot that is being read, if it was not removed before: the hash may
+  // name another slot by now.
+  void condemn(uint32_t slot) noexcept;
   // What was removed is gone: the slot is free.
   void end_wipe(uint32_t slot) noexcept;
 

@@ -18,6 +18,10 @@ SlotStore::~SlotStore() { KV_CHECK(engine_ == nullptr); }
 void SlotStore::open(std::unique_ptr<SlotEngine> engine) noexcept { engine_ = std::move(engine); }
 
 void SlotStore::close() {
+  if (!home_.is_here()) {
+    new std::shared_ptr(std::move(engine_));  // kept for good: its threads are the parent's
+    return;
+  }
   std::lock_guard closing(close_mutex_);
   if (engine_ == nullptr) return;
   {
@@ -35,13 +39,15 @@ void SlotStore::close() {
 std::shared_ptr<Batch> SlotStore::get_into(Keys keys,
                                            std::span<std::byte* const> destinations,
                                            Deadline deadline) {
+  sweep();
   auto batch = std::make_shared<Batch>(keys.size(), deadline);
+  const bool can_read = is_open();
   for (size_t key = 0; key < keys.size(); ++key) {
     std::optional<uint32_t> slot;
     {
       std::lock_guard lock(mutex_);
       ++stats_.gets;
-      slot = index_.begin_read(keys[key]);
+      if (can_read) slot = index_.begin_read(keys[key]);
       if (!slot) count(batch->decide(key, Outcome::kMiss));
     }
     if (slot) {
@@ -61,6 +67,7 @@ std::shared_ptr<Batch> SlotStore::get_into(Keys keys,
 std::shared_ptr<Batch> SlotStore::put_from(Keys keys,
                                            std::span<const std::byte* const> sources,
                                            Deadline deadline) {
+  sweep();
   auto batch = std::make_shared<Batch>(keys.size(), deadline);
   for (size_t key = 0; key < keys.size(); ++key) {
     std::optional<SlotIndex::Place> place;
@@ -88,9 +95,11 @@ std::shared_ptr<Batch> SlotStore::put_from(Keys keys,
 
 std::shared_ptr<Batch> SlotStore::contains(Keys keys, Deadline deadline) {
   auto batch = std::make_shared<Batch>(keys.size(), deadline);
+  const bool can_read = is_open();
   std::lock_guard lock(mutex_);
   for (size_t key = 0; key < keys.size(); ++key) {
-    batch->decide(key, index_.contains(keys[key]) ? Outcome::kDone : Outcome::kMiss);
+    const bool is_there = can_read && index_.contains(keys[key]);
+    batch->decide(key, is_there ? Outcome::kDone : Outcome::kMiss);
   }
   batch->let_go(keys.size());
   return batch;
@@ -116,6 +125,8 @@ std::shared_ptr<Batch> SlotStore::remove(Keys keys, Deadline deadline) {
 }
 
 size_t SlotStore::match(Keys keys) const {
+  sweep();
+  if (!is_open()) return 0;
   std::lock_guard lock(mutex_);
   size_t matched = 0;
   while (matched < keys.size() && index_.contains(keys[matched])) ++matched;
@@ -130,6 +141,20 @@ StoreStats SlotStore::stats() const {
   stats.max_bytes = index_.num_slots() * slot_bytes_;
   stats.evictions = index_.evictions();
   return stats;
+}
+
+bool SlotStore::is_open() const {
+  std::lock_guard lock(engine_mutex_);
+  return engine_ != nullptr && !is_closing_;
+}
+
+void SlotStore::sweep() const {
+  std::shared_ptr<SlotEngine> engine;
+  {
+    std::lock_guard lock(engine_mutex_);
+    if (!is_closing_) engine = engine_;
+  }
+  if (engine != nullptr) engine->sweep();
 }
 
 void SlotStore::start(SlotTask task) {
@@ -155,7 +180,7 @@ void SlotStore::finish(const SlotTask& task, Outcome outcome) {
         if (is_done) stats_.read_bytes += value_bytes_;
         if (outcome == Outcome::kCorrupt) {
           ++stats_.corrupt;
-          index_.remove(task.hash);
+          index_.condemn(task.slot);
         }
         if (index_.end_read(task.slot)) removed = task.slot;
         break;

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <span>
 
+#include "common/home.h"
 #include "store/envelope.h"
 #include "store/slot_index.h"
 #include "store/store.h"
@@ -35,13 +36,16 @@ class SlotEngine {
   virtual ~SlotEngine() = default;
 
   virtual void start(SlotTask task) = 0;
+  // Finishes what nobody wants any more and no thread has begun, also where all threads hang.
+  virtual void sweep() = 0;
   // Ends what is under way; of the rest only wipes are done, also those that are started meanwhile.
   // Returns when its threads are gone. Once.
   virtual void stop() = 0;
 };
 
 // A store of equal slots: who has which slot, the outcomes of batches, and the counts; an engine
-// does the rest. What is in memory or on disk is the engine's affair. Thread safe.
+// does the rest. What is in memory or on disk is the engine's affair. Whoever asks for something
+// first takes back the memory of what is late and waits behind a device that hangs. Thread safe.
 class SlotStore : public Store {
  public:
   SlotStore(const Fingerprint& fingerprint, uint64_t value_bytes, uint64_t slot_bytes,
@@ -75,6 +79,8 @@ class SlotStore : public Store {
 
  private:
   void start(SlotTask task);
+  bool is_open() const;
+  void sweep() const;
   void count(Outcome outcome) noexcept;
 
   const Fingerprint fingerprint_;
@@ -83,10 +89,11 @@ class SlotStore : public Store {
   mutable std::mutex mutex_;  // of index_, stats_; a leaf but for batches
   SlotIndex index_;
   StoreStats stats_;
-  std::mutex close_mutex_;   // held by who closes
-  std::mutex engine_mutex_;  // of the following
+  std::mutex close_mutex_;  // held by who closes
+  const Home home_{};
+  mutable std::mutex engine_mutex_;  // of the following
   bool is_closing_ = false;
-  std::unique_ptr<SlotEngine> engine_;
+  std::shared_ptr<SlotEngine> engine_;
 };
 
 }  // namespace kvcore

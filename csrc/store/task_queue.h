@@ -1,7 +1,10 @@
 #pragma once
 
+#include <algorithm>
 #include <deque>
+#include <iterator>
 #include <utility>
+#include <vector>
 
 #include "store/slot_store.h"
 
@@ -22,6 +25,17 @@ class TaskQueue {
     SlotTask task = std::move(from.front());
     from.pop_front();
     return task;
+  }
+  // Takes out what nobody wants any more.
+  std::vector<SlotTask> take_unwanted() {
+    std::vector<SlotTask> unwanted;
+    for (auto* tasks : {&reads_, &others_}) {
+      const auto rest = std::stable_partition(
+          tasks->begin(), tasks->end(), [](const SlotTask& task) { return task.is_wanted(); });
+      std::move(rest, tasks->end(), std::back_inserter(unwanted));
+      tasks->erase(rest, tasks->end());
+    }
+    return unwanted;
   }
   // Nobody wants what is waiting any more, but for wipes.
   void cancel() {

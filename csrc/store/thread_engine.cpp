@@ -27,6 +27,15 @@ void ThreadEngine::start(SlotTask task) {
   wanted_.notify_one();
 }
 
+void ThreadEngine::sweep() {
+  std::vector<SlotTask> unwanted;
+  {
+    std::lock_guard lock(mutex_);
+    unwanted = tasks_.take_unwanted();
+  }
+  for (const SlotTask& task : unwanted) store_.finish(task, Outcome::kCancelled);
+}
+
 void ThreadEngine::run(uint32_t thread) {
   std::unique_lock lock(mutex_);
   for (;;) {

@@ -19,6 +19,7 @@ class ThreadEngine : public SlotEngine {
 
   ThreadEngine(SlotStore& store, uint32_t threads, Work work);
   void start(SlotTask task) override;
+  void sweep() override;
   void stop() override;
 
  private:

@@ -58,6 +58,15 @@ class UringEngine final : public SlotEngine {
     if (is_first) ring_the_bell();
   }
 
+  void sweep() override {
+    std::vector<SlotTask> unwanted;
+    {
+      std::lock_guard lock(mutex_);
+      unwanted = tasks_.take_unwanted();
+    }
+    for (const SlotTask& task : unwanted) store_.finish(task, Outcome::kCancelled);
+  }
+
  private:
   void ring_the_bell() {
     const uint64_t one = 1;

@@ -124,21 +124,25 @@ def _finish(batch: Batch) -> int:
 
 
 def _run_fio(fio: str, directory: Path, block_bytes: int, depth: int, seconds: float) -> float:
-    files = sorted(str(f) for f in directory.glob("values-*") if f.stat().st_size > block_bytes)
-    command = [
-        fio,
-        "--name=read",
-        f"--filename={':'.join(files)}",
-        "--readonly",
-        "--rw=randread",
-        "--direct=1",
-        "--ioengine=io_uring",
-        f"--bs={block_bytes}",
-        f"--iodepth={depth}",
-        "--time_based",
-        f"--runtime={max(1, round(seconds))}",
-        "--output-format=json",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    files = [f for f in directory.glob("values-*") if f.stat().st_size > block_bytes]
+    with tempfile.TemporaryDirectory() as links:
+        # All of them have to fit in one line.
+        for number, file in enumerate(files):
+            Path(links, str(number)).symlink_to(file)
+        command = [
+            fio,
+            "--name=read",
+            f"--filename={':'.join(str(number) for number in range(len(files)))}",
+            "--readonly",
+            "--rw=randread",
+            "--direct=1",
+            "--ioengine=io_uring",
+            f"--bs={block_bytes}",
+            f"--iodepth={depth}",
+            "--time_based",
+            f"--runtime={max(1, round(seconds))}",
+            "--output-format=json",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=links)
     report = json.loads(done.stdout[done.stdout.index("{") :])
     return float(report["jobs"][0]["read"]["bw_bytes"]) / _MB

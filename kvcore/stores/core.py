@@ -69,7 +69,7 @@ def memory_of(
     slab: object, slab_blocks: IntArray, value_bytes: int
 ) -> tuple[SlabMemory, npt.NDArray[np.uint32]]:
     """The memory that a call is about. TypeError, ValueError: it is not what it must be."""
-    memory = SlabMemory.of(slab)
+    memory = SlabMemory.of(slab).host
     if memory.block_bytes < value_bytes:
         raise ValueError(
             f"slab must have blocks of {value_bytes} bytes at least, got {memory.block_bytes}"

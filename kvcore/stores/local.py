@@ -45,7 +45,7 @@ class DiskStore(CoreStore):
     fingerprint : bytes
         16 bytes: `Namespace.fingerprint`. A directory holds one namespace and one size of values.
     value_bytes : int
-        Bytes of a value, up to 2**31. Multiples of 4096 in memory that begins on one, as a
+        Bytes of a value, up to 2**31 - 8192. Multiples of 4096 in memory that begins on one, as a
         `HostSlab` has it, go to the device without a copy.
     max_bytes : int
         What values may take, in whole pages of 4096 bytes and one more each. What was not used

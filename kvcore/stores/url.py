@@ -85,6 +85,12 @@ def open_store(url: str, fingerprint: bytes, value_bytes: int) -> Store:
         raise ValueError(
             f"url must begin with {' or '.join(f'{s}:' for s in _OPTIONS)}, got {url!r}"
         )
+    if parts.fragment or "#" in url:
+        raise ValueError(f"url must have %23 for each '#', got {url!r}")
+    if parts.netloc:
+        raise ValueError(
+            f"url must have a path after {parts.scheme}: and no host, got {parts.netloc!r}"
+        )
     known = _OPTIONS[parts.scheme]
     options: dict[str, Any] = {"max_bytes": _DEFAULT_BYTES[parts.scheme]}
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
@@ -93,7 +99,7 @@ def open_store(url: str, fingerprint: bytes, value_bytes: int) -> Store:
                 f"url must have options of {', '.join(known)} for {parts.scheme}:, got {name!r}"
             )
         options[name] = known[name](name, value)
-    path = unquote(parts.netloc + parts.path)
+    path = unquote(parts.path)
     if parts.scheme == "memory":
         if path:
             raise ValueError(f"url must have no path after memory:, got {path!r}")

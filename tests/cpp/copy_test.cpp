@@ -122,6 +122,20 @@ TEST_CASE("threads copy layer after layer") {
   }
 }
 
+TEST_CASE("a cancelled copy is under way as long as a thread copies") {
+  Memory memory = new_memory(50'000, kBlocks, 1);
+  CopyJob job(memory.plan, Direction::kGather, 1);
+  uint64_t part;
+  REQUIRE(job.begin_part(part));
+  job.cancel();
+  CHECK_FALSE(job.is_done());
+  CHECK_FALSE(job.has_failed());
+  CHECK_FALSE(job.begin_part(part));
+  job.copy_part(host_path(), part);
+  CHECK(job.is_done());
+  CHECK(job.has_failed());
+}
+
 TEST_CASE("threads let go of what is cancelled") {
   for (int step = 0; step < 50; ++step) {
     Memory memory = new_memory(50'000, kBlocks, 1);

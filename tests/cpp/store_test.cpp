@@ -1,6 +1,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cstring>
 #include <filesystem>
 #include <random>
@@ -15,6 +17,7 @@
 #include "store/envelope.h"
 #include "store/memory_store.h"
 #include "store/slot_index.h"
+#include "store/thread_engine.h"
 
 using namespace kvcore;
 using namespace std::chrono_literals;
@@ -191,6 +194,64 @@ TEST_CASE("a slot that is taken goes to nobody else") {
   CHECK_FALSE(index.begin_write(hash_of(4)));
   index.end_wipe(a->slot);
   CHECK(index.begin_write(hash_of(4))->slot == a->slot);
+}
+
+TEST_CASE("a late reader of what was condemned takes nothing from who came after it") {
+  SlotIndex index(2);
+  const uint32_t old = index.begin_write(hash_of(1))->slot;
+  index.end_write(old, true);
+  index.begin_read(hash_of(1));
+  index.begin_read(hash_of(1));
+  index.condemn(old);
+  CHECK_FALSE(index.end_read(old));
+  index.end_write(index.begin_write(hash_of(1))->slot, true);
+  index.condemn(old);
+  CHECK(index.end_read(old));
+  CHECK(index.contains(hash_of(1)));
+  CHECK(index.num_values() == 1);
+  index.end_wipe(old);
+  CHECK(index.begin_write(hash_of(2))->slot == old);
+}
+
+TEST_CASE("memory behind a device that hangs comes back") {
+  class Hanging final : public SlotStore {
+   public:
+    Hanging() : SlotStore(kFingerprint, 8, 8, 4) {
+      open(std::make_unique<ThreadEngine>(*this, 1, [this](uint32_t, const SlotTask& task) {
+        if (task.kind == SlotTask::Kind::kRead) hangs_.wait(true);
+        return Outcome::kDone;
+      }));
+    }
+    ~Hanging() override {
+      go_on();
+      close();
+    }
+    void go_on() {
+      hangs_ = false;
+      hangs_.notify_all();
+    }
+
+   private:
+    std::atomic<bool> hangs_{true};
+  };
+  Hanging store;
+  std::array<std::byte, 32> memory{};
+  const std::vector keys{hash_of(1), hash_of(2), hash_of(3)};
+  const std::vector<const std::byte*> sources(3, memory.data());
+  auto put = store.put_from(keys, sources, soon());
+  REQUIRE(put->wait_quiet(soon()));
+  const auto late = Batch::Clock::now() + std::chrono::milliseconds(20);
+  auto first = store.get_into(std::vector{keys[0]}, std::vector{memory.data()}, late);
+  auto second = store.get_into(std::vector{keys[1], keys[2]},
+                               std::vector{memory.data() + 8, memory.data() + 16}, late);
+  first->wait();
+  second->wait();
+  CHECK(second->outcomes() == std::vector(2, Outcome::kTimedOut));
+  CHECK(store.match(keys) == 3);
+  CHECK(second->is_quiet());
+  CHECK_FALSE(first->is_quiet());
+  store.go_on();
+  CHECK(first->wait_quiet(soon()));
 }
 
 TEST_CASE("what was used gets a second chance") {

@@ -14,11 +14,8 @@ BUGS = [
         name="moving-write-behind-takes-old-ids",
         why="what left and came back elsewhere is written from where it was",
         files=_CACHE,
-        find="hashes[positions], self._slab, lease.block_ids[positions], self._write_timeout_s",
-        replace=(
-            "hashes[positions], self._slab, reservation.block_ids[::-1][:num_blocks], "
-            "self._write_timeout_s"
-        ),
+        find="lease.block_ids[held],",
+        replace="reservation.block_ids[::-1][: len(held)],",
         tests="test_kvcache.py::test_what_left_the_slab_comes_back_from_the_store",
     ),
     Bug(
@@ -212,5 +209,37 @@ BUGS = [
         find="if (pinning_ != nullptr) pinning_->unpin(data_);",
         replace="",
         tests='cpp "a slab is pinned once*"',
+    ),
+    Bug(
+        name="moving-cancelled-copy-is-over-at-once",
+        why="a cancelled save gives its places away while a thread still writes there",
+        files="csrc/copy/copy_pool.cpp",
+        find="  return is_over() && failed_;",
+        replace="  return failed_;",
+        tests='cpp "a cancelled copy*"',
+    ),
+    Bug(
+        name="moving-write-behind-holds-all-that-was-saved",
+        why="blocks that are not to be written stay in the slab as long as a store hangs",
+        files=_CACHE,
+        find="lease = self._cache.retain(hashes[: positions[-1] + 1])",
+        replace="lease = self._cache.retain(hashes)",
+        tests="test_kvcache.py::test_only_what_is_to_be_written_is_held",
+    ),
+    Bug(
+        name="moving-late-corrupt-read-removes-what-came-after",
+        why="a value that was put again is removed by a late reader of the one before it",
+        files=_SLOTS,
+        find="  if (slot.state != State::kThere) return;\n  by_hash_",
+        replace="  by_hash_",
+        tests='cpp "a late reader of*"',
+    ),
+    Bug(
+        name="moving-what-waits-behind-a-hanging-device-stays-lent",
+        why="places of the slab are in flight until a device that hangs comes back",
+        files="csrc/store/thread_engine.cpp",
+        find="    unwanted = tasks_.take_unwanted();",
+        replace="",
+        tests='cpp "memory behind a device*"',
     ),
 ]
