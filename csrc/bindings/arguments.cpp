@@ -96,4 +96,14 @@ std::chrono::steady_clock::time_point deadline_argument(py::handle timeout_s) {
          std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
 }
 
+std::array<uint8_t, 16> fingerprint_argument(py::handle object) {
+  if (!py::isinstance<py::bytes>(object) || py::len(object) != 16) {
+    throw py::type_error("fingerprint must be 16 bytes, as Namespace.fingerprint is, got " +
+                         describe(object));
+  }
+  std::array<uint8_t, 16> fingerprint;
+  std::ranges::copy(object.cast<std::string_view>(), fingerprint.begin());
+  return fingerprint;
+}
+
 }  // namespace kvcore::bindings

@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <array>
 #include <chrono>
 #include <span>
 #include <string>
@@ -48,6 +49,9 @@ double number_argument(py::handle object, const char* argument);
 
 // A str argument; TypeError otherwise.
 std::string string_argument(py::handle object, const char* argument);
+
+// 16 bytes: a namespace's fingerprint; TypeError otherwise.
+std::array<uint8_t, 16> fingerprint_argument(py::handle object);
 
 // A time limit in seconds from now as the time to give up at; None waits as long as it takes.
 std::chrono::steady_clock::time_point deadline_argument(py::handle timeout_s);

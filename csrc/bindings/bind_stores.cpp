@@ -164,16 +164,6 @@ LentBatch without_memory(Store& self, py::handle hashes, py::handle positions,
   return LentBatch(std::move(batch), py::none());
 }
 
-Fingerprint fingerprint_argument(py::handle object) {
-  if (!py::isinstance<py::bytes>(object) || py::len(object) != sizeof(Fingerprint)) {
-    throw py::type_error("fingerprint must be 16 bytes, as Namespace.fingerprint is, got " +
-                         describe(object));
-  }
-  Fingerprint fingerprint;
-  std::ranges::copy(object.cast<std::string_view>(), fingerprint.begin());
-  return fingerprint;
-}
-
 uint64_t bytes_argument(py::handle object, const char* name) {
   return static_cast<uint64_t>(integer_argument(object, name, 1, int64_t{1} << 50));
 }

@@ -1,11 +1,8 @@
 #include "store/remote/tcp_server.h"
 
-#include <netdb.h>
 #include <sys/epoll.h>
 
 #include <algorithm>
-#include <cstring>
-#include <stdexcept>
 #include <utility>
 
 #include "common/check.h"
@@ -18,19 +15,6 @@ constexpr uint32_t kFailuresToGiveUp = 8;
 constexpr const char* kProbeKey = "kvcore-probe";
 
 }  // namespace
-
-ServerAddress::ServerAddress(const std::string& host, uint16_t port) {
-  addrinfo hints{};
-  hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  if (getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) {
-    throw std::invalid_argument("host must be an IPv4 or IPv6 address, got '" + host + "'");
-  }
-  bytes = found->ai_addrlen;
-  std::memcpy(&storage, found->ai_addr, bytes);
-  freeaddrinfo(found);
-}
 
 TcpServer::TcpServer(const ServerAddress& address, const TcpOptions& options, Watch watch)
     : address_(address),

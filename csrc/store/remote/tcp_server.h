@@ -1,7 +1,5 @@
 #pragma once
 
-#include <sys/socket.h>
-
 #include <chrono>
 #include <cstdint>
 #include <deque>
@@ -22,28 +20,6 @@ struct TcpOptions {
   // From when a server was given up to the first probe; doubled up to the last, and jittered.
   Clock::duration first_probe = std::chrono::milliseconds(100);
   Clock::duration last_probe = std::chrono::seconds(5);
-};
-
-// Where a server is, in numbers.
-struct ServerAddress {
-  // An IPv4 or IPv6 address and a port. Throws std::invalid_argument.
-  ServerAddress(const std::string& host, uint16_t port);
-
-  sockaddr_storage storage{};
-  socklen_t bytes = 0;
-};
-
-struct ServerStats {
-  bool is_well = true;
-  uint64_t requests = 0;       // that were answered
-  uint64_t failed = 0;         // with kFailed, for whatever reason
-  uint64_t timed_out = 0;      // before they were answered
-  uint64_t refused = 0;        // of the failed: at once, because the server was given up
-  uint64_t connects = 0;       // connections made
-  uint64_t give_ups = 0;       // times that it was given up
-  uint64_t sent_bytes = 0;     // of values
-  uint64_t received_bytes = 0; // of values
-  double latency_us = 0;       // moving average, of requests that were answered
 };
 
 // One server as its clients see it: a queue of requests, reads before writes; connections, made as

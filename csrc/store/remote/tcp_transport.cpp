@@ -67,16 +67,7 @@ bool TcpTransport::post(std::function<void()> task) {
 void TcpTransport::submit(ServerId server, Request request) {
   const auto found = servers_.find(server);
   if (found != servers_.end()) return found->second->submit(std::move(request));
-  timers_.emplace(Clock::time_point{}, [finish = std::move(request.finish)] { finish({}); });
-}
-
-void TcpTransport::after(Clock::duration delay, std::function<void()> task) {
-  timers_.emplace(Clock::now() + delay, std::move(task));
-}
-
-bool TcpTransport::is_well(ServerId server) const {
-  const auto found = servers_.find(server);
-  return found != servers_.end() && found->second->is_well();
+  orphans_.push_back(std::move(request.finish));
 }
 
 ServerStats TcpTransport::stats(ServerId server) const {
@@ -98,7 +89,6 @@ void TcpTransport::stop() {
 
 int TcpTransport::wait_ms(Clock::time_point now) const {
   Clock::time_point next = Clock::time_point::max();
-  if (!timers_.empty()) next = timers_.begin()->first;
   for (const auto& [id, server] : servers_) next = std::min(next, server->next_check());
   if (next == Clock::time_point::max()) return -1;
   if (next <= now) return 0;
@@ -119,22 +109,18 @@ void TcpTransport::run() {
       found->second->on_ready(static_cast<uint32_t>(event.data.u64), event.events);
     }
     is_stopping = do_tasks();
-    const Clock::time_point now = Clock::now();
-    while (!timers_.empty() && timers_.begin()->first <= now) {
-      auto node = timers_.extract(timers_.begin());
-      node.mapped()();
-    }
-    for (bool has_answered = true; has_answered;) {
-      has_answered = false;
-      for (const auto& [id, server] : servers_) has_answered |= server->check(now);
-    }
+    while (answer_all(Clock::now())) continue;
   }
-  // What was under way is answered, and what comes of that is refused.
+  // What was under way is answered, and what comes of that fails.
   while (!servers_.empty()) remove_server(servers_.begin()->first);
-  while (!timers_.empty()) {
-    auto node = timers_.extract(timers_.begin());
-    node.mapped()();
-  }
+  while (answer_all(Clock::now())) continue;
+}
+
+bool TcpTransport::answer_all(Clock::time_point now) {
+  bool has_answered = !orphans_.empty();
+  for (auto& finish : std::exchange(orphans_, {})) finish({});
+  for (const auto& [id, server] : servers_) has_answered |= server->check(now);
+  return has_answered;
 }
 
 // Whether it is time to stop, when all that was posted before is done.

@@ -20,28 +20,25 @@ class TcpTransport : public Transport {
   explicit TcpTransport(const TcpOptions& options);
   ~TcpTransport() override;
 
-  // On its thread, as submit(). Ids are never used again.
-  ServerId add_server(const ServerAddress& address);
-  // Fails what is under way.
-  void remove_server(ServerId server);
-
   bool post(std::function<void()> task) override;
+  ServerId add_server(const ServerAddress& address) override;
+  void remove_server(ServerId server) override;
   void submit(ServerId server, Request request) override;
-  void after(Clock::duration delay, std::function<void()> task) override;
-  bool is_well(ServerId server) const override;
-  ServerStats stats(ServerId server) const;
+  ServerStats stats(ServerId server) const override;
   void stop() override;
 
  private:
   void run();
   bool do_tasks();
+  bool answer_all(Clock::time_point now);
   int wait_ms(Clock::time_point now) const;
 
   const TcpOptions options_;
   File epoll_, wake_;
   std::map<ServerId, std::unique_ptr<TcpServer>> servers_;
   uint32_t next_server_ = 0;
-  std::multimap<Clock::time_point, std::function<void()>> timers_;
+  // What was asked of servers that are gone; answered at the next turn.
+  std::vector<std::function<void(const Reply&)>> orphans_;
 
   std::mutex mutex_;  // of the following; a leaf
   std::vector<std::function<void()>> tasks_;

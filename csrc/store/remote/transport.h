@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/socket.h>
+
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -43,7 +45,7 @@ struct Request {
   // Whether it is still worth beginning; none: always.
   std::function<bool()> is_wanted{};
   // Called once, on the transport's thread. The memory of the pieces is free by then, whatever came.
-  std::function<void(const Reply&)> finish;
+  std::function<void(const Reply&)> finish{};
 
   bool is_write() const noexcept { return kind == Kind::kPut; }
   uint64_t value_bytes() const noexcept {
@@ -54,6 +56,28 @@ struct Request {
 };
 
 enum class ServerId : uint32_t {};
+
+// Where a server is, in numbers.
+struct ServerAddress {
+  // An IPv4 or IPv6 address and a port. Throws std::invalid_argument naming `host`.
+  ServerAddress(const std::string& host, uint16_t port);
+
+  sockaddr_storage storage{};
+  socklen_t bytes = 0;
+};
+
+struct ServerStats {
+  bool is_well = true;
+  uint64_t requests = 0;        // that were answered
+  uint64_t failed = 0;          // for whatever reason
+  uint64_t timed_out = 0;       // before they were answered
+  uint64_t refused = 0;         // of the failed: at once, because the server was given up
+  uint64_t connects = 0;        // connections made
+  uint64_t give_ups = 0;        // times that it was given up
+  uint64_t sent_bytes = 0;      // of values
+  uint64_t received_bytes = 0;  // of values
+  double latency_us = 0;        // moving average, of requests that were answered
+};
 
 // Carries requests to servers, on a thread of its own, several at a time. Nothing waits beyond its
 // deadline; a server that has said nothing for a while is left alone until a probe finds it well,
@@ -67,9 +91,12 @@ class Transport {
   virtual bool post(std::function<void()> task) = 0;
 
   // From its own thread alone.
+  // Ids are never used again.
+  virtual ServerId add_server(const ServerAddress& address) = 0;
+  // Fails what is under way there.
+  virtual void remove_server(ServerId server) = 0;
   virtual void submit(ServerId server, Request request) = 0;
-  virtual void after(Clock::duration delay, std::function<void()> task) = 0;
-  virtual bool is_well(ServerId server) const = 0;
+  virtual ServerStats stats(ServerId server) const = 0;
 
   // From any thread: fails what is under way, then ends the thread. Idempotent.
   virtual void stop() = 0;

@@ -1,0 +1,98 @@
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <unordered_set>
+#include <vector>
+
+#include "store/remote/known_chunks.h"
+#include "store/remote/names.h"
+#include "store/remote/placement.h"
+#include "store/remote/transport.h"
+#include "store/store.h"
+
+namespace kvcore {
+
+struct RemoteOptions {
+  Fingerprint scope{};        // namespace, and how blocks are cut into chunks
+  uint64_t block_bytes = 0;
+  uint32_t chunk_blocks = 1;  // a power of two
+  uint32_t replicas = 1;
+  // What waits to be written; above, or above what can be written in max_queue_delay, the end of a
+  // chain is left out.
+  uint64_t max_queued_bytes = uint64_t{256} << 20;
+  Clock::duration max_queue_delay = std::chrono::seconds(2);
+  // After that a record is asked for again, so that the server does not forget it before its value.
+  Clock::duration record_age = std::chrono::seconds(60);
+  // How long the first of several servers has to answer before the next is asked.
+  Clock::duration patience = std::chrono::milliseconds(20);
+  size_t most_known = size_t{1} << 20;
+};
+
+// What walks and saves share. On the transport's thread alone, but for what is said to be safe.
+struct RemoteContext {
+  explicit RemoteContext(const RemoteOptions& options_, std::unique_ptr<Transport> transport_)
+      : options(options_),
+        transport(std::move(transport_)),
+        known(options.most_known),
+        scratch(options.block_bytes),
+        nonces(std::random_device()() + (uint64_t{std::random_device()()} << 32)) {}
+
+  // Where a chunk is: fails over from the first to the last. Empty where there is no server.
+  std::vector<ServerId> servers_of(const BlockHash& name) const {
+    if (placement == nullptr) return {};
+    std::vector<uint32_t> numbers(std::min<size_t>(options.replicas, servers.size()));
+    numbers.resize(placement->place(name, names::record_key(options.scope, name), numbers));
+    std::vector<ServerId> found;
+    for (uint32_t number : numbers) found.push_back(servers[number]);
+    return found;
+  }
+  uint64_t chunk_bytes(uint32_t num_blocks) const { return num_blocks * options.block_bytes; }
+
+  void count(Outcome outcome) {  // of a key that was asked for or failed to be written; safe
+    std::lock_guard lock(stats_mutex);
+    stats.hits += outcome == Outcome::kDone;
+    stats.misses += outcome == Outcome::kMiss;
+    stats.timed_out += outcome == Outcome::kTimedOut;
+    stats.failed += outcome == Outcome::kFailed;
+  }
+
+  // How long a value was on its way; for the moving average.
+  void note_write(uint64_t bytes, Clock::duration took) {
+    const double rate = static_cast<double>(bytes) /
+                        std::max(std::chrono::duration<double>(took).count(), 1e-6);
+    write_rate = write_rate == 0 ? rate : write_rate + (rate - write_rate) / 16;
+  }
+
+  const RemoteOptions options;
+  const std::unique_ptr<Transport> transport;
+  KnownChunks known;  // safe
+  std::vector<ServerId> servers;
+  std::shared_ptr<const Placement> placement;
+  std::vector<std::byte> scratch;  // takes what nobody wants
+  std::mt19937_64 nonces;
+  struct Digest {
+    size_t operator()(const BlockHash& hash) const noexcept { return hash.low(); }
+  };
+  std::unordered_set<BlockHash, Digest> being_written;
+  std::atomic<uint64_t> queued_bytes{0};  // safe
+  std::atomic<double> write_rate{0};      // bytes a second, a moving average; 0: not known; safe
+  std::mutex stats_mutex;
+  StoreStats stats;  // under it; safe
+};
+
+inline Outcome outcome_of(Answer answer) noexcept {
+  switch (answer) {
+    case Answer::kDone: return Outcome::kDone;
+    case Answer::kMiss:
+    case Answer::kFull: return Outcome::kMiss;
+    case Answer::kTimedOut: return Outcome::kTimedOut;
+    case Answer::kFailed: return Outcome::kFailed;
+  }
+  return Outcome::kFailed;
+}
+
+}  // namespace kvcore
