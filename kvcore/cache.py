@@ -235,7 +235,7 @@ class KVCache:
         block_ids: IntArray,
         *,
         first_block: int = 0,
-        stream: object = 0,
+        stream: object = None,
     ) -> Transfer:
         """Start to copy pinned blocks into an engine's layers.
 
@@ -248,9 +248,9 @@ class KVCache:
         block_ids : integer[n]
             Which of the engine's blocks take the lease's blocks ``first_block .. first_block + n``.
         first_block : int
-        stream : int, or a stream of torch, cupy or cuda.core
-            Where the memory is a device's: the stream that the copy is enqueued on. The slab has to
-            be pinned then.
+        stream : int, or a stream of torch, cupy or cuda.core, optional
+            Where the memory is a device's: the stream that the copy is enqueued on, its default
+            stream if none is given. The slab has to be pinned then.
         """
         self._settle()
         ids = integers("block_ids", block_ids)
@@ -271,7 +271,7 @@ class KVCache:
         block_ids: IntArray,
         request: RequestInfo | None = None,
         *,
-        stream: object = 0,
+        stream: object = None,
     ) -> Transfer:
         """Start to keep blocks that an engine computed.
 

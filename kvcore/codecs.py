@@ -6,12 +6,14 @@ All are for copies by the CPU. Speeds and errors are in docs/data_plane.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from kvcore._core import RunCodec, fp8_codec, int8_codec, transpose_codec
 from kvcore.layers import PagedLayers
 
 
+@runtime_checkable
+@runtime_checkable
 class Codec(Protocol):
     """What `TransferPlan` takes as ``codec``."""
 

@@ -47,6 +47,8 @@ class TransferPlan:
                 "kvcore.device_copy has the copies of devices"
             )
         memory = SlabMemory.of(slab).host
+        if codec is not None and not isinstance(codec, Codec):
+            raise TypeError(f"codec must be a Codec, got {type(codec).__name__}")
         native = None if codec is None else codec.of(layers.run_bytes)
         run_bytes = None if native is None else native.slab_bytes
         numbers = plan_numbers(layers, memory, block_ids, slab_blocks, slab_run_bytes=run_bytes)

@@ -23,8 +23,13 @@ def accelerator() -> str:
     """The kind of device that torch sees (``"cuda"``, AMD's too; ``"xpu"``); ``""`` for none."""
     if util.find_spec("torch") is None:
         return ""
-    torch = import_module("torch")
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    try:
+        torch = import_module("torch")
+        if not torch.accelerator.is_available():
+            return ""
+        found = torch.accelerator.current_accelerator()
+    except (ImportError, OSError, AttributeError):  # a broken torch, or one before 2.6
+        return ""
     return found.type if found is not None else ""
 
 

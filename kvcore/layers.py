@@ -122,6 +122,8 @@ def _take_apart(tensor: Described, layer_axis: int, block_axis: int) -> tuple[li
     def without(values: tuple[int, ...]) -> tuple[int, ...]:
         return values[:layer_axis] + values[layer_axis + 1 :]
 
+    if tensor.shape[layer_axis] == 0:
+        raise ValueError(f"tensors must have elements, got shape {list(tensor.shape)}")
     step = tensor.strides[layer_axis]
     layers = [
         tensor._replace(

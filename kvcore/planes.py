@@ -136,7 +136,9 @@ def plan_numbers(
 
 
 def stream_number(stream: SupportsIndex | object) -> int:
-    """The handle of a stream: an int, or what torch, cupy and cuda.core call a stream."""
+    """The handle of a stream: an int, or what torch, cupy and cuda.core call one; 0 for None."""
+    if stream is None:
+        return 0
     if isinstance(stream, SupportsIndex):
         return stream.__index__()
     protocol = getattr(stream, "__cuda_stream__", None)
@@ -206,6 +208,8 @@ def described(name: str, array: Any) -> Described:
         if is_read_only:
             raise ValueError(f"{name} must be writable, got a read-only array")
         shape, dtype = tuple(interface["shape"]), np.dtype(interface["typestr"])
+        if dtype.hasobject:
+            raise ValueError(f"{name} must have numbers, got Python objects")
         strides = interface.get("strides")
         if strides is None:
             strides = tuple(

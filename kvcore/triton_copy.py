@@ -65,6 +65,26 @@ def _copy_runs(
             tl.store(from_paged, tl.load(from_packed, mask=words < left), mask=words < left)
 
 
+# Copies that may be under way, with who owns their memory: also where nobody has a handle of them.
+_lent: list[tuple[Any, TritonTransfer]] = []
+
+
+def _let_go() -> None:
+    """Forgets what is done."""
+    _lent[:] = [(event, transfer) for event, transfer in _lent if not event.query()]
+
+
+def _check_place(name: str, device: str, wanted: torch.device) -> None:
+    place = torch.device(device)
+    if place.type != wanted.type or (place.index or 0) != (wanted.index or 0):
+        raise ValueError(f"{name} must be on {wanted}, got {place}")
+
+
+def _is_pinned(memory: SlabMemory) -> bool:
+    pinned = getattr(memory.owner, "is_pinned", False)
+    return bool(pinned() if callable(pinned) else pinned)
+
+
 class TritonHandle:
     """A copy that was enqueued. Keeps the memory of both sides until it is done."""
 
@@ -148,6 +168,13 @@ class TritonTransfer:
         if not isinstance(max_programs, int) or max_programs < 0:
             raise ValueError(f"max_programs must be an int of at least 0, got {max_programs!r}")
         self._device = torch.device(device)
+        _check_place("layers", getattr(layers, "device", str(self._device)), self._device)
+        if memory.device != "cpu" or self._device.type == "cpu":
+            _check_place("slab", memory.device, self._device)
+        elif not _is_pinned(memory):
+            raise ValueError(
+                f"slab must be on {self._device} or in pinned memory, and is in neither"
+            )
         self._max_programs = max_programs or self._all_programs()
         self._numbers = numbers
         self._owners = (layers, memory)
@@ -171,8 +198,8 @@ class TritonTransfer:
 
         Parameters
         ----------
-        stream : torch stream of the device, optional
-            The current one by default.
+        stream : torch stream of the device, or its handle, optional
+            The current one by default; 0 is the device's default stream.
         layers_a_step : int, optional
             Layers that are waited for together, a launch each step; all of them by default.
         """
@@ -183,6 +210,7 @@ class TritonTransfer:
         return self._copy(False, stream, layers_a_step)
 
     def _copy(self, gathers: bool, stream: Any, layers_a_step: int | None) -> TritonHandle:
+        _let_go()
         step = self.num_layers if layers_a_step is None else layers_a_step
         if not isinstance(step, int) or step < 1:
             raise ValueError(f"layers_a_step must be an int of at least 1, got {layers_a_step!r}")
@@ -195,6 +223,7 @@ class TritonTransfer:
                 if self._device.type != "cpu":
                     events.append(torch.get_device_module(self._device).Event())
                     events[-1].record()
+        _lent.extend((event, self) for event in events[-1:])
         return TritonHandle(events, step, self)
 
     def _launch(self, gathers: bool, first_plane: int, num_planes: int) -> None:
@@ -225,9 +254,15 @@ class TritonTransfer:
         if self._device.type == "cpu":
             return nullcontext()
         module = torch.get_device_module(self._device)
-        stack: AbstractContextManager[Any] = module.stream(
-            stream if stream is not None else module.current_stream(self._device)
-        )
+        if stream is None:
+            stream = module.current_stream(self._device)
+        elif stream == 0:
+            stream = module.default_stream(self._device)
+        elif isinstance(stream, int):
+            if not hasattr(module, "ExternalStream"):
+                raise TypeError(f"stream must be a torch stream of {self._device}, got an int")
+            stream = module.ExternalStream(stream, device=self._device)
+        stack: AbstractContextManager[Any] = module.stream(stream)
         return stack
 
     def _all_programs(self) -> int:

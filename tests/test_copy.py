@@ -411,6 +411,8 @@ def read_only(array: Array) -> Array:
         ([np.zeros((4, 8)), np.zeros((4, 8), np.float32)], {}, "tensors must be alike"),
         ([np.zeros((4, 8)), np.zeros((8, 4)).T], {}, "tensors must be alike"),
         ([np.zeros((4, 0))], {}, "tensors must have elements"),
+        (np.zeros((4, 0)), {"layer_axis": 1}, "tensors must have elements"),
+        ([np.zeros((4, 8), object)], {}, "tensors must have numbers, got Python objects"),
         ([np.zeros((4, 8))[::-1]], {}, "tensors must have strides above 0"),
         ([np.broadcast_to(np.zeros(8), (4, 8))], {}, "tensors must"),
         ([read_only(np.zeros((4, 8)))], {}, "tensors must be writable"),
@@ -422,6 +424,65 @@ def read_only(array: Array) -> Array:
 def test_wrong_layers(tensors: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         PagedLayers(tensors, **({"block_axis": 0} | options))
+
+
+def test_a_codec_is_asked_for() -> None:
+    with pytest.raises(TypeError, match="codec must be a Codec, got int"):
+        TransferPlan(small_layers(), HostSlab(4, 1 << 12), [0], [0], codec=3)  # type: ignore[arg-type]
+
+
+FORKED = """
+import os, sys
+import numpy as np
+from kvcore import HostSlab
+from kvcore.copies import CopyPool, TransferPlan
+from kvcore.layers import PagedLayers
+
+pages = np.zeros((2, 64, 1 << 20), np.uint8)
+plan = TransferPlan(PagedLayers([pages], block_axis=1), HostSlab(64, 2 << 20), range(64), range(64))
+pool = CopyPool(1)
+handle = pool.gather(plan)
+if os.fork() == 0:
+    for call in (handle.wait, handle.done, lambda: pool.gather(plan)):
+        try:
+            call()
+            os._exit(1)
+        except RuntimeError:
+            pass
+    plan.gather()
+    sys.exit(0)
+assert os.wait()[1] == 0
+assert handle.wait(60.0)
+"""
+
+
+def test_a_forked_child_ends_and_copies_by_itself_alone() -> None:
+    subprocess.run([*PYTHON, "-c", FORKED], check=True, timeout=60)
+
+
+DAEMON = """
+import threading, time
+import numpy as np
+from kvcore import HostSlab
+from kvcore.copies import CopyPool, TransferPlan
+from kvcore.layers import PagedLayers
+
+pages = np.zeros((2, 64, 1 << 20), np.uint8)
+plan = TransferPlan(PagedLayers([pages], block_axis=1), HostSlab(64, 2 << 20), range(64), range(64))
+pool = CopyPool(1)
+
+def copy():
+    while True:
+        pool.gather(plan).wait()
+
+threading.Thread(target=copy, daemon=True).start()
+time.sleep(0.1)
+"""
+
+
+def test_a_process_ends_well_while_a_daemon_waits() -> None:
+    for _ in range(3):
+        subprocess.run([*PYTHON, "-c", DAEMON], check=True, timeout=60)
 
 
 def test_layers_that_overlap_are_refused() -> None:

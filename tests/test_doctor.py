@@ -63,6 +63,18 @@ def test_cuda_is_preferred_to_triton(
     assert device_copy.backend() == backend
 
 
+@pytest.mark.parametrize("torch", [OSError("libcudart.so.12: cannot open"), AttributeError("old")])
+def test_a_torch_that_does_not_work_is_none(
+    monkeypatch: pytest.MonkeyPatch, torch: Exception
+) -> None:
+    def fail(name: str) -> None:
+        raise torch
+
+    monkeypatch.setattr(device_copy, "import_module", fail)
+    monkeypatch.setattr(device_copy.util, "find_spec", lambda name: name)
+    assert device_copy.accelerator() == ""
+
+
 def test_without_any_device_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "why_unavailable", lambda: "there is no driver")
     monkeypatch.setattr(device_copy, "accelerator", lambda: "")

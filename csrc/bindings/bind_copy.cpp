@@ -1,9 +1,11 @@
 #include <chrono>
+#include <stdexcept>
 #include <string>
 
 #include "bindings/arguments.h"
 #include "bindings/plan_argument.h"
 #include "bindings/register.h"
+#include "bindings/waiting.h"
 #include "copy/copy_pool.h"
 
 namespace kvcore::bindings {
@@ -24,14 +26,29 @@ void abandon(CopyJob* job) {
   job->wait(CopyJob::Clock::time_point::max());
 }
 
-// What a handle of Python owns: a job that is over when the handle goes.
+// What a handle of Python owns: a job that is over when the handle goes. A forked child has no
+// thread that would end it.
 class OwnedJob {
  public:
   explicit OwnedJob(std::shared_ptr<CopyJob> job) : job_(std::move(job)) {}
-  ~OwnedJob() { abandon(job_.get()); }
-  CopyJob& get() const { return *job_; }
+  OwnedJob(OwnedJob&&) = default;
+  ~OwnedJob() {
+    if (job_ == nullptr) return;
+    if (home_.is_here()) {
+      abandon(job_.get());
+    } else {
+      new std::shared_ptr(std::move(job_));
+    }
+  }
+  CopyJob& get() const {
+    if (!home_.is_here()) {
+      throw std::runtime_error("a copy that another process has under way can not be used here");
+    }
+    return *job_;
+  }
 
  private:
+  Home home_;
   std::shared_ptr<CopyJob> job_;
 };
 
@@ -101,7 +118,7 @@ void register_copy(py::module_& module) {
           "wait",
           [](const OwnedJob& self, py::handle timeout_s) {
             const auto until = deadline_argument(timeout_s);
-            py::gil_scoped_release release;
+            const Waiting waiting;
             return self.get().wait(until);
           },
           py::arg("timeout_s"))
@@ -110,7 +127,7 @@ void register_copy(py::module_& module) {
           [](const OwnedJob& self, py::handle layer, py::handle timeout_s) {
             const uint32_t number = layer_argument(self.get(), layer);
             const auto until = deadline_argument(timeout_s);
-            py::gil_scoped_release release;
+            const Waiting waiting;
             return self.get().wait_layer(number, until);
           },
           py::arg("layer"), py::arg("timeout_s"))

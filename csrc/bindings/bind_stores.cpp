@@ -11,6 +11,7 @@
 
 #include "bindings/arguments.h"
 #include "bindings/register.h"
+#include "bindings/waiting.h"
 #include "store/disk_store.h"
 #include "store/memory_store.h"
 
@@ -214,7 +215,7 @@ Keeps the memory that is lent to the store, also when it is dropped itself. Thre
       .def(
           "wait",
           [](const LentBatch& self) {
-            py::gil_scoped_release release;
+            const Waiting waiting;
             self.get().wait();
           },
           "Waits until every key is decided, to the deadline at most.")

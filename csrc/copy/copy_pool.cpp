@@ -123,7 +123,12 @@ CopyPool::CopyPool(uint32_t threads) : path_(host_path()), state_(new State) {
     throw std::invalid_argument("threads must be from 1 to " + std::to_string(kMaxThreads) +
                                 ", got " + std::to_string(threads));
   }
-  for (uint32_t i = 0; i < threads; ++i) state_->threads.emplace_back([this] { work(); });
+  try {
+    for (uint32_t i = 0; i < threads; ++i) state_->threads.emplace_back([this] { work(); });
+  } catch (...) {
+    end();
+    throw;
+  }
 }
 
 CopyPool::~CopyPool() {
@@ -131,6 +136,10 @@ CopyPool::~CopyPool() {
     (void)state_.release();  // kept for good: its threads are the parent's
     return;
   }
+  end();
+}
+
+void CopyPool::end() {
   {
     std::lock_guard lock(state_->mutex);
     state_->ends = true;
@@ -146,6 +155,9 @@ uint32_t CopyPool::num_threads() const noexcept {
 
 std::shared_ptr<CopyJob> CopyPool::start(std::shared_ptr<const TransferPlan> plan,
                                          Direction direction) {
+  if (!home_.is_here()) {
+    throw std::runtime_error("a pool of another process has no threads here; make one after a fork");
+  }
   auto job = std::make_shared<CopyJob>(std::move(plan), direction, num_threads());
   {
     std::lock_guard lock(state_->mutex);

@@ -64,18 +64,21 @@ void copy_here(std::shared_ptr<const TransferPlan> plan, Direction direction);
 // threads, it does nothing. Thread safe.
 class CopyPool {
  public:
-  // Throws std::invalid_argument naming `threads`, or what host_path() throws.
+  // Throws std::invalid_argument naming `threads`, std::system_error where there can not be so many,
+  // or what host_path() throws.
   explicit CopyPool(uint32_t threads);
   ~CopyPool();
   CopyPool(const CopyPool&) = delete;
   CopyPool& operator=(const CopyPool&) = delete;
 
+  // Throws std::runtime_error in a forked child.
   std::shared_ptr<CopyJob> start(std::shared_ptr<const TransferPlan> plan, Direction direction);
 
   uint32_t num_threads() const noexcept;
 
  private:
   void work();
+  void end();
 
   struct State;
 

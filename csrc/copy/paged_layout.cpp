@@ -1,6 +1,8 @@
 #include "copy/paged_layout.h"
 
 #include <algorithm>
+#include <iterator>
+#include <set>
 #include <stdexcept>
 #include <string>
 
@@ -23,26 +25,30 @@ PagedLayout::PagedLayout(std::vector<uint64_t> plane_bases, uint32_t num_layers,
         std::to_string(num_blocks_) + " blocks of " + std::to_string(run_bytes_) + " bytes");
   check(num_blocks_ == 1 || block_stride_ >= run_bytes_, "have blocks that share no byte",
         std::to_string(run_bytes_) + " bytes every " + std::to_string(block_stride_));
-  std::vector<uint64_t> sorted = plane_bases_;
-  std::ranges::sort(sorted);
-  for (size_t i = 0; i < sorted.size(); ++i) {
-    // Planes that are further apart than one reaches cannot meet, nor can those behind.
-    for (size_t j = i + 1; j < sorted.size() && sorted[j] - sorted[i] < plane_bytes(); ++j) {
-      check(!overlap(sorted[i], sorted[j]), "share no byte", "two planes that do");
-    }
-  }
+  check(!planes_overlap(), "share no byte", "two planes that do");
 }
 
-// Blocks of both lie at one distance, so two meet when their places within that distance do and
-// they are there at the same time.
-bool PagedLayout::overlap(uint64_t low_base, uint64_t high_base) const noexcept {
-  const uint64_t apart = high_base - low_base;
-  if (apart >= plane_bytes()) return false;
-  if (num_blocks_ == 1) return true;
-  const uint64_t steps = apart / block_stride_, offset = apart % block_stride_;
-  // The block of the low plane that starts before the high plane's first one, and the next.
-  if (offset < run_bytes_) return steps < num_blocks_;
-  return block_stride_ - offset < run_bytes_ && steps + 1 < num_blocks_;
+// Blocks of all planes lie at one distance. So two planes of which one begins before the other ends
+// meet if and only if their places within that distance do, and of those that reach a plane's begin
+// its two neighbours by that place are the ones to ask.
+bool PagedLayout::planes_overlap() const {
+  std::vector<uint64_t> sorted = plane_bases_;
+  std::ranges::sort(sorted);
+  const uint64_t stride = num_blocks_ == 1 ? run_bytes_ : block_stride_;
+  std::set<uint64_t> reaching;  // places; none meets another
+  size_t first = 0;
+  for (const uint64_t base : sorted) {
+    for (; sorted[first] + plane_bytes() <= base; ++first) reaching.erase(sorted[first] % stride);
+    const uint64_t place = base % stride;
+    if (!reaching.empty()) {
+      const auto next = reaching.lower_bound(place);
+      const uint64_t above = next == reaching.end() ? *reaching.begin() + stride : *next;
+      const uint64_t below = next == reaching.begin() ? *reaching.rbegin() : *std::prev(next);
+      if (above - place < run_bytes_ || (place + stride - below) % stride < run_bytes_) return true;
+    }
+    reaching.insert(place);
+  }
+  return false;
 }
 
 }  // namespace kvcore

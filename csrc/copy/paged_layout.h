@@ -28,7 +28,7 @@ class PagedLayout {
   uint64_t plane_bytes() const noexcept { return (num_blocks_ - 1) * block_stride_ + run_bytes_; }
 
  private:
-  bool overlap(uint64_t low_base, uint64_t high_base) const noexcept;
+  bool planes_overlap() const;
 
   std::vector<uint64_t> plane_bases_;
   uint32_t num_layers_;

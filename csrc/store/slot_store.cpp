@@ -144,11 +144,13 @@ StoreStats SlotStore::stats() const {
 }
 
 bool SlotStore::is_open() const {
+  if (!home_.is_here()) return false;
   std::lock_guard lock(engine_mutex_);
   return engine_ != nullptr && !is_closing_;
 }
 
 void SlotStore::sweep() const {
+  if (!home_.is_here()) return;
   std::shared_ptr<SlotEngine> engine;
   {
     std::lock_guard lock(engine_mutex_);
@@ -158,7 +160,7 @@ void SlotStore::sweep() const {
 }
 
 void SlotStore::start(SlotTask task) {
-  {
+  if (home_.is_here()) {
     std::lock_guard lock(engine_mutex_);
     const bool is_open = engine_ != nullptr && !is_closing_;
     if (is_open || (engine_ != nullptr && task.batch == nullptr)) {

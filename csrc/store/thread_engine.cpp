@@ -6,7 +6,12 @@ namespace kvcore {
 
 ThreadEngine::ThreadEngine(SlotStore& store, uint32_t threads, Work work)
     : store_(store), work_(std::move(work)) {
-  for (uint32_t i = 0; i < threads; ++i) threads_.emplace_back([this, i] { run(i); });
+  try {
+    for (uint32_t i = 0; i < threads; ++i) threads_.emplace_back([this, i] { run(i); });
+  } catch (...) {
+    stop();
+    throw;
+  }
 }
 
 void ThreadEngine::stop() {

@@ -100,7 +100,9 @@ void CudaTransfer::find_places() {
     }
   }
   const SlabSpan& slab = plan_.slab();
-  const uint64_t slab_bytes = slab.num_blocks * slab.block_bytes;
+  // Of the last block only what is copied need be there.
+  const uint64_t slab_bytes =
+      (slab.num_blocks - 1) * slab.block_bytes + layout.num_planes() * layout.run_bytes();
   const PointerPlace place = place_of(slab.data);
   slab_alias_ = place.alias;
   for (const PointerPlace& end : {place, place_of(slab.data + slab_bytes - 1)}) {
