@@ -17,9 +17,6 @@ struct Chunk {
   uint32_t num_blocks = 1;
 
   uint64_t end() const noexcept { return begin + num_blocks; }
-  Chunk first_half() const noexcept { return {begin, num_blocks / 2}; }
-  Chunk second_half() const noexcept { return {begin + num_blocks / 2, num_blocks / 2}; }
-  friend bool operator==(const Chunk&, const Chunk&) = default;
 };
 
 // Positions that follow each other: those of the keys from `key` on.
@@ -29,9 +26,6 @@ struct Run {
   uint64_t end = 0;
 
   bool contains(uint64_t position) const noexcept { return begin <= position && position < end; }
-  bool overlaps(const Chunk& chunk) const noexcept {
-    return chunk.begin < end && begin < chunk.end();
-  }
   size_t key_of(uint64_t position) const noexcept { return key + (position - begin); }
 };
 
@@ -58,13 +52,9 @@ inline std::vector<Chunk> chunks_of(const Run& run, uint32_t most_blocks) {
   return chunks;
 }
 
-// The largest chunks that a run has something of: where looking for it begins.
-inline std::vector<Chunk> windows_of(const Run& run, uint32_t most_blocks) {
-  std::vector<Chunk> windows;
-  for (uint64_t at = run.begin / most_blocks * most_blocks; at < run.end; at += most_blocks) {
-    windows.push_back({at, most_blocks});
-  }
-  return windows;
+// The chunk of that size that has a position.
+inline Chunk chunk_around(uint64_t position, uint32_t num_blocks) noexcept {
+  return {position / num_blocks * num_blocks, num_blocks};
 }
 
 }  // namespace kvcore

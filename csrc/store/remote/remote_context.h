@@ -60,6 +60,14 @@ struct RemoteContext {
     stats.failed += outcome == Outcome::kFailed;
   }
 
+  void count_corrupt() {  // safe
+    std::lock_guard lock(stats_mutex);
+    ++stats.corrupt;
+  }
+  void count_read(uint64_t num_blocks) {  // safe
+    std::lock_guard lock(stats_mutex);
+    stats.read_bytes += chunk_bytes(static_cast<uint32_t>(num_blocks));
+  }
   // How long a value was on its way; for the moving average.
   void note_write(uint64_t bytes, Clock::duration took) {
     const double rate = static_cast<double>(bytes) /

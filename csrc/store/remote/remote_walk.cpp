@@ -1,6 +1,7 @@
 #include "store/remote/remote_walk.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "store/remote/remote_save.h"
@@ -8,8 +9,10 @@
 namespace kvcore {
 namespace {
 
-// Enough for all connections; more would only be asked in vain behind the end of a chain.
+// Enough for all connections; more would only be asked in vain behind the end of a chain. While
+// nothing is found, few are.
 constexpr uint32_t kMostUnderWay = 32;
+constexpr uint32_t kFirstUnderWay = 8;
 
 std::vector<Run> runs_of_keys(Keys keys) {
   if (!keys.positions.empty()) return runs_of(keys.positions);
@@ -27,212 +30,211 @@ RemoteWalk::RemoteWalk(RemoteContext& context, Purpose purpose, std::shared_ptr<
       batch_(std::move(batch)),
       hashes_(keys.hashes.begin(), keys.hashes.end()),
       destinations_(destinations.begin(), destinations.end()),
-      is_chain_(!keys.positions.empty()) {
-  const uint32_t most = is_chain_ ? context_.options.chunk_blocks : 1;
+      is_chain_(!keys.positions.empty()),
+      most_blocks_(is_chain_ ? context.options.chunk_blocks : 1),
+      limit_(is_chain_ ? kFirstUnderWay : kMostUnderWay) {
   for (const Run& run : runs_of_keys(keys)) {
-    for (const Chunk& window : windows_of(run, most)) windows_.push_back({run, window});
+    for (uint64_t at = run.begin; at < run.end;) {
+      const uint64_t end = std::min(run.end, (at / most_blocks_ + 1) * most_blocks_);
+      parts_.push_back({.run = run, .at = at, .end = end});
+      at = end;
+    }
   }
 }
-
-void RemoteWalk::start() { go_on(); }
 
 void RemoteWalk::go_on() {
-  while (under_way_ < kMostUnderWay && next_window_ < windows_.size()) {
-    const Place& place = windows_[next_window_++];
-    const bool is_behind = std::max(place.run.begin, place.chunk.begin) > missing_from_;
-    if (is_behind && purpose_ != Purpose::kRemove) {
-      end(place, Outcome::kMiss);
-    } else {
-      look(place);
-    }
+  while (under_way_ < limit_ && next_part_ < parts_.size()) {
+    advance(std::make_shared<Cursor>(parts_[next_part_++]));
   }
 }
 
-const BlockHash& RemoteWalk::name_of(const Place& place) const {
-  return hashes_[place.run.key_of(place.chunk.end() - 1)];
-}
-
-void RemoteWalk::look(const Place& place) {
-  if (!place.run.overlaps(place.chunk)) return;
-  // Whoever does not know the hash of its last block can not ask for a chunk.
-  if (!place.run.contains(place.chunk.end() - 1)) return split(place);
-  auto target = std::make_shared<Target>(Target{.place = place, .name = name_of(place)});
-  target->servers = context_.servers_of(target->name);
-  if (target->servers.empty()) return end(place, Outcome::kMiss);
-  const auto known = context_.known.find(target->name);
-  if (known && known->num_blocks == place.chunk.num_blocks &&
-      Clock::now() - known->learnt < context_.options.record_age) {
-    const auto server = std::ranges::find(target->servers, known->server);
-    if (server != target->servers.end()) {
-      target->server = static_cast<size_t>(server - target->servers.begin());
-      target->is_from_memory = true;
-      return found(std::move(target), *known);
-    }
+void RemoteWalk::advance(const Shared& cursor) {
+  if (cursor->at == cursor->end) return;
+  if (cursor->at > missing_from_ && purpose_ != Purpose::kRemove) {
+    return end(cursor, cursor->end, Outcome::kMiss);
   }
-  if (!known && knows_part_of(place)) return split(place);
-  ask(std::move(target));
+  if (!take_known(cursor)) try_size(cursor, most_blocks_);
 }
 
-void RemoteWalk::split(const Place& place) {
-  if (place.chunk.num_blocks == 1) return end(place, Outcome::kMiss);
-  look({place.run, place.chunk.first_half()});
-  look({place.run, place.chunk.second_half()});
-}
-
-// Then nobody wrote all of it in one piece, as far as can be told.
-bool RemoteWalk::knows_part_of(const Place& place) const {
-  if (place.chunk.num_blocks == 1) return false;
-  for (const Chunk& half : {place.chunk.first_half(), place.chunk.second_half()}) {
-    const Place part{place.run, half};
-    if (place.run.contains(half.end() - 1) && context_.known.find(name_of(part))) return true;
-    if (knows_part_of(part)) return true;
+bool RemoteWalk::take_known(const Shared& cursor) {
+  for (uint32_t blocks = most_blocks_; blocks > 0; blocks /= 2) {
+    const Chunk chunk = chunk_around(cursor->at, blocks);
+    if (!cursor->run.contains(chunk.end() - 1)) continue;
+    const BlockHash& name = hashes_[cursor->run.key_of(chunk.end() - 1)];
+    const auto known = context_.known.find(name);
+    if (!known || known->num_blocks != blocks) continue;
+    if (Clock::now() - known->learnt >= context_.options.record_age) continue;
+    auto servers = context_.servers_of(name);
+    const auto server = std::ranges::find(servers, known->server);
+    if (server == servers.end()) continue;
+    cursor->chunk = chunk;
+    cursor->name = name;
+    cursor->server = static_cast<size_t>(server - servers.begin());
+    cursor->servers = std::move(servers);
+    cursor->is_from_memory = true;
+    cursor->worst = Answer::kMiss;
+    found(cursor, *known);
+    return true;
   }
   return false;
 }
 
-void RemoteWalk::ask(std::shared_ptr<Target> target) {
+// Whoever does not know the hash of its last block can not ask for a chunk.
+void RemoteWalk::try_size(const Shared& cursor, uint32_t num_blocks) {
+  for (; num_blocks > 0; num_blocks /= 2) {
+    const Chunk chunk = chunk_around(cursor->at, num_blocks);
+    if (!cursor->run.contains(chunk.end() - 1)) continue;
+    cursor->chunk = chunk;
+    cursor->name = hashes_[cursor->run.key_of(chunk.end() - 1)];
+    cursor->servers = context_.servers_of(cursor->name);
+    cursor->server = 0;
+    cursor->worst = Answer::kMiss;
+    if (!cursor->servers.empty()) return ask(cursor);
+  }
+  const Outcome outcome = cursor->is_corrupt ? Outcome::kCorrupt : Outcome::kMiss;
+  end(cursor, cursor->at + 1, outcome);
+}
+
+void RemoteWalk::ask(const Shared& cursor) {
   auto record = std::make_shared<std::array<std::byte, kEnvelopeBytes>>();
   Request request{.kind = Request::Kind::kGet,
-                  .keys = {names::record_key(context_.options.scope, target->name)},
+                  .keys = {names::record_key(context_.options.scope, cursor->name)},
                   .pieces = {std::span(*record)}};
-  request.finish = [this, target, record](const Reply& reply) {
+  request.finish = [this, cursor, record](const Reply& reply) {
     if (reply.answer == Answer::kDone) {
       const auto note = read_envelope(ConstEnvelopeSpan(*record), context_.options.scope);
-      const uint32_t num_blocks = target->place.chunk.num_blocks;
-      if (note && note->hash == target->name && note->num_blocks == num_blocks &&
+      const uint32_t num_blocks = cursor->chunk.num_blocks;
+      if (note && note->hash == cursor->name && note->num_blocks == num_blocks &&
           note->payload_bytes == context_.chunk_bytes(num_blocks)) {
-        const KnownChunk chunk{.server = target->servers[target->server],
+        const KnownChunk chunk{.server = cursor->servers[cursor->server],
                                .nonce = note->nonce,
                                .checksum = note->payload_checksum,
                                .num_blocks = num_blocks,
                                .learnt = Clock::now()};
-        context_.known.learn(target->name, chunk);
-        return found(target, chunk);
+        context_.known.learn(cursor->name, chunk);
+        limit_ = std::min(limit_ + 2, kMostUnderWay);
+        return found(cursor, chunk);
       }
-      std::lock_guard lock(context_.stats_mutex);
-      ++context_.stats.corrupt;
+      context_.count_corrupt();
     } else {
-      target->worst = std::max(target->worst, reply.answer);
+      cursor->worst = std::max(cursor->worst, reply.answer);
     }
-    ask_next(target);
+    ask_next(cursor);
   };
-  submit(*target, std::move(request));
+  submit(*cursor, std::move(request));
 }
 
-void RemoteWalk::ask_next(std::shared_ptr<Target> target) {
-  if (std::exchange(target->is_from_memory, false)) {
+void RemoteWalk::ask_next(const Shared& cursor) {
+  if (std::exchange(cursor->is_from_memory, false)) {
     // It may have been lost there and written anew since.
-    target->server = 0;
-    target->worst = Answer::kMiss;
-    return ask(std::move(target));
+    return try_size(cursor, most_blocks_);
   }
-  if (++target->server < target->servers.size()) return ask(std::move(target));
-  give_up(*target);
+  if (++cursor->server < cursor->servers.size()) return ask(cursor);
+  give_up(cursor);
 }
 
-void RemoteWalk::found(std::shared_ptr<Target> target, const KnownChunk& chunk) {
+// All servers were asked.
+void RemoteWalk::give_up(const Shared& cursor) {
+  const uint64_t chunk_end = std::min(cursor->chunk.end(), cursor->end);
+  if (cursor->worst != Answer::kMiss) return end(cursor, chunk_end, outcome_of(cursor->worst));
+  if (cursor->is_removed) return end(cursor, chunk_end, Outcome::kDone);
+  try_size(cursor, cursor->chunk.num_blocks / 2);
+}
+
+void RemoteWalk::found(const Shared& cursor, const KnownChunk& chunk) {
   switch (purpose_) {
-    case Purpose::kGet: return get(std::move(target), chunk);
-    case Purpose::kAsk: return end(target->place, Outcome::kDone);
-    case Purpose::kRemove: return remove(std::move(target), chunk);
+    case Purpose::kGet: return get(cursor, chunk);
+    case Purpose::kAsk: return end(cursor, cursor->chunk.end(), Outcome::kDone);
+    case Purpose::kRemove: return remove(cursor, chunk);
   }
 }
 
-void RemoteWalk::get(std::shared_ptr<Target> target, const KnownChunk& chunk) {
+void RemoteWalk::get(const Shared& cursor, const KnownChunk& chunk) {
   Request request{
       .kind = Request::Kind::kGet,
-      .keys = {names::value_key(context_.options.scope, target->name, chunk.nonce)}};
-  const Place& place = target->place;
-  for (uint64_t at = place.chunk.begin; at < place.chunk.end(); ++at) {
-    std::byte* to = place.run.contains(at) ? destinations_[place.run.key_of(at)]
-                                           : context_.scratch.data();
+      .keys = {names::value_key(context_.options.scope, cursor->name, chunk.nonce)}};
+  for (uint64_t at = cursor->chunk.begin; at < cursor->chunk.end(); ++at) {
+    const bool is_wanted = at >= cursor->at && at < cursor->end;
+    std::byte* to =
+        is_wanted ? destinations_[cursor->run.key_of(at)] : context_.scratch.data();
     request.pieces.emplace_back(to, context_.options.block_bytes);
   }
-  request.finish = [this, target, chunk](const Reply& reply) { got(target, chunk, reply); };
-  submit(*target, std::move(request));
+  request.finish = [this, cursor, chunk](const Reply& reply) { got(cursor, chunk, reply); };
+  submit(*cursor, std::move(request));
 }
 
-void RemoteWalk::got(std::shared_ptr<Target> target, const KnownChunk& chunk, const Reply& reply) {
+void RemoteWalk::got(const Shared& cursor, const KnownChunk& chunk, const Reply& reply) {
   if (reply.answer == Answer::kDone && reply.checksum == chunk.checksum) {
-    if (target->server > 0 && target->worst == Answer::kMiss) repair(*target);
-    return end(target->place, Outcome::kDone);
-  }
-  context_.known.forget(target->name, chunk.nonce);
-  if (reply.answer == Answer::kDone) {
-    target->is_corrupt = true;
-    {
-      std::lock_guard lock(context_.stats_mutex);
-      ++context_.stats.corrupt;
+    if (cursor->server > 0 && !cursor->is_from_memory && cursor->worst == Answer::kMiss) {
+      repair(*cursor);
     }
+    return end(cursor, cursor->chunk.end(), Outcome::kDone);
+  }
+  if (reply.answer == Answer::kDone) {
+    cursor->is_corrupt = true;
+    context_.count_corrupt();
     // Nobody else shall come upon it.
     Request removal{.kind = Request::Kind::kRemove,
-                    .keys = {names::record_key(context_.options.scope, target->name),
-                             names::value_key(context_.options.scope, target->name, chunk.nonce)},
+                    .keys = {names::record_key(context_.options.scope, cursor->name),
+                             names::value_key(context_.options.scope, cursor->name, chunk.nonce)},
                     .deadline = batch_->deadline(),
                     .finish = [](const Reply&) {}};
-    context_.transport->submit(target->servers[target->server], std::move(removal));
+    context_.transport->submit(cursor->servers[cursor->server], std::move(removal));
   } else {
-    target->worst = std::max(target->worst, reply.answer);
+    cursor->worst = std::max(cursor->worst, reply.answer);
   }
-  ask_next(std::move(target));
+  // What is not there is not there; a server that is late may have it the next time.
+  if (reply.answer == Answer::kDone || reply.answer == Answer::kMiss) {
+    context_.known.forget(cursor->name, chunk.nonce);
+  }
+  ask_next(cursor);
 }
 
-// On the server that it was found on; other servers are asked for theirs.
-void RemoteWalk::remove(std::shared_ptr<Target> target, const KnownChunk& chunk) {
-  context_.known.forget(target->name, chunk.nonce);
+// From the server that it was found on; the next one is asked for its own.
+void RemoteWalk::remove(const Shared& cursor, const KnownChunk& chunk) {
+  context_.known.forget(cursor->name, chunk.nonce);
   Request request{.kind = Request::Kind::kRemove,
-                  .keys = {names::record_key(context_.options.scope, target->name),
-                           names::value_key(context_.options.scope, target->name, chunk.nonce)}};
-  request.finish = [this, target](const Reply& reply) {
-    target->is_removed |= reply.answer == Answer::kDone;
-    if (reply.answer != Answer::kDone) target->worst = std::max(target->worst, reply.answer);
-    ask_next(target);
+                  .keys = {names::record_key(context_.options.scope, cursor->name),
+                           names::value_key(context_.options.scope, cursor->name, chunk.nonce)}};
+  request.finish = [this, cursor](const Reply& reply) {
+    cursor->is_removed |= reply.answer == Answer::kDone;
+    if (reply.answer != Answer::kDone) cursor->worst = std::max(cursor->worst, reply.answer);
+    ask_next(cursor);
   };
-  submit(*target, std::move(request));
+  submit(*cursor, std::move(request));
 }
 
 // An earlier server has lost what a later one still has: it gets it back, from a copy, since the
 // memory is the caller's again.
-void RemoteWalk::repair(const Target& target) {
-  const Place& place = target.place;
-  if (place.chunk.begin < place.run.begin || place.chunk.end() > place.run.end) return;
+void RemoteWalk::repair(const Cursor& cursor) {
+  if (cursor.chunk.begin < cursor.at || cursor.chunk.end() > cursor.end) return;
   std::vector<std::byte> copy;
-  for (uint64_t at = place.chunk.begin; at < place.chunk.end(); ++at) {
-    const std::byte* from = destinations_[place.run.key_of(at)];
+  for (uint64_t at = cursor.chunk.begin; at < cursor.chunk.end(); ++at) {
+    const std::byte* from = destinations_[cursor.run.key_of(at)];
     copy.insert(copy.end(), from, from + context_.options.block_bytes);
   }
-  repair_servers(context_, std::span(target.servers).first(target.server), target.name,
-                 place.chunk.num_blocks, std::move(copy));
+  repair_servers(context_, std::span(cursor.servers).first(cursor.server), cursor.name,
+                 cursor.chunk.num_blocks, std::move(copy));
 }
 
-void RemoteWalk::end(const Place& place, Outcome outcome) {
-  const uint64_t begin = std::max(place.run.begin, place.chunk.begin);
-  const uint64_t end = std::min(place.run.end, place.chunk.end());
-  if (outcome != Outcome::kDone && is_chain_) missing_from_ = std::min(missing_from_, begin);
-  for (uint64_t at = begin; at < end; ++at) {
-    const Outcome standing = batch_->decide(place.run.key_of(at), outcome);
-    if (purpose_ != Purpose::kGet) continue;
-    context_.count(standing);
-    if (outcome != Outcome::kDone) continue;
-    std::lock_guard lock(context_.stats_mutex);
-    context_.stats.read_bytes += context_.options.block_bytes;
+// Decides the blocks up to a position, and goes on from there.
+void RemoteWalk::end(const Shared& cursor, uint64_t end, Outcome outcome) {
+  end = std::min(end, cursor->end);
+  if (outcome != Outcome::kDone && is_chain_) missing_from_ = std::min(missing_from_, cursor->at);
+  const uint64_t count = end - cursor->at;
+  for (; cursor->at < end; ++cursor->at) {
+    const Outcome standing = batch_->decide(cursor->run.key_of(cursor->at), outcome);
+    if (purpose_ == Purpose::kGet) context_.count(standing);
   }
-  batch_->let_go(end - begin);
+  if (purpose_ == Purpose::kGet && outcome == Outcome::kDone) context_.count_read(count);
+  batch_->let_go(count);
+  advance(cursor);
 }
 
-// All servers were asked.
-void RemoteWalk::give_up(const Target& target) {
-  if (target.is_removed && target.worst == Answer::kMiss) return end(target.place, Outcome::kDone);
-  if (target.is_corrupt) return end(target.place, Outcome::kCorrupt);
-  if (target.worst == Answer::kMiss) return split(target.place);
-  end(target.place, outcome_of(target.worst));
-}
-
-void RemoteWalk::submit(const Target& target, Request request) {
+void RemoteWalk::submit(const Cursor& cursor, Request request) {
   ++under_way_;
-  request.deadline = deadline_of(target);
-  const uint64_t first = std::max(target.place.run.begin, target.place.chunk.begin);
-  request.is_wanted = [batch = batch_, key = target.place.run.key_of(first)] {
+  request.deadline = deadline_of(cursor);
+  request.is_wanted = [batch = batch_, key = cursor.run.key_of(cursor.at)] {
     return batch->is_wanted(key);
   };
   request.finish = [self = shared_from_this(),
@@ -241,12 +243,12 @@ void RemoteWalk::submit(const Target& target, Request request) {
     then(reply);
     self->go_on();
   };
-  context_.transport->submit(target.servers[target.server], std::move(request));
+  context_.transport->submit(cursor.servers[cursor.server], std::move(request));
 }
 
 // The last server has all the time that there is.
-Clock::time_point RemoteWalk::deadline_of(const Target& target) const {
-  if (target.server + 1 == target.servers.size()) return batch_->deadline();
+Clock::time_point RemoteWalk::deadline_of(const Cursor& cursor) const {
+  if (cursor.server + 1 == cursor.servers.size()) return batch_->deadline();
   return std::min(batch_->deadline(), Clock::now() + context_.options.patience);
 }
 

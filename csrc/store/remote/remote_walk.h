@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <memory>
 #include <vector>
 
@@ -11,8 +10,9 @@
 namespace kvcore {
 
 // One call about chunks that may be there: to get, to ask for, or to remove them. Goes along the
-// chain, many chunks at a time. Of each place the largest chunk is tried first, then its halves; of
-// each chunk its servers, one after the other. Ends behind the first block that is not there.
+// chain, at many places at a time. At each place the largest chunk is tried first, then those of
+// half the size; of each chunk its servers, one after the other. Ends behind the first block that is
+// not there.
 //
 // On the transport's thread alone; lives as long as it has requests under way.
 class RemoteWalk : public std::enable_shared_from_this<RemoteWalk> {
@@ -23,41 +23,41 @@ class RemoteWalk : public std::enable_shared_from_this<RemoteWalk> {
   RemoteWalk(RemoteContext& context, Purpose purpose, std::shared_ptr<Batch> batch, Keys keys,
              std::span<std::byte* const> destinations);
 
-  void start();
+  void start() { go_on(); }
 
  private:
-  // A chunk that is looked for, in a run of the keys.
-  struct Place {
+  // Goes through the part of a run that lies in one largest chunk.
+  struct Cursor {
     Run run;
-    Chunk chunk;
-  };
-  struct Target {
-    Place place;
-    BlockHash name;
+    uint64_t at = 0;   // position of the next block
+    uint64_t end = 0;  // of the part
+    // What is tried at this place.
+    Chunk chunk{};
+    BlockHash name{};
     std::vector<ServerId> servers{};
     size_t server = 0;             // the one that is asked now
     bool is_from_memory = false;   // nobody was asked for the record
     bool is_corrupt = false;       // on some server
     bool is_removed = false;       // from some server
-    Answer worst = Answer::kMiss;  // of those asked
+    Answer worst = Answer::kMiss;  // of the servers' answers
   };
+  using Shared = std::shared_ptr<Cursor>;
 
   void go_on();
-  void look(const Place& place);
-  void split(const Place& place);
-  bool knows_part_of(const Place& place) const;
-  void ask(std::shared_ptr<Target> target);
-  void found(std::shared_ptr<Target> target, const KnownChunk& chunk);
-  void get(std::shared_ptr<Target> target, const KnownChunk& chunk);
-  void got(std::shared_ptr<Target> target, const KnownChunk& chunk, const Reply& reply);
-  void remove(std::shared_ptr<Target> target, const KnownChunk& chunk);
-  void repair(const Target& target);
-  void ask_next(std::shared_ptr<Target> target);
-  void end(const Place& place, Outcome outcome);
-  void give_up(const Target& target);
-  void submit(const Target& target, Request request);
-  Clock::time_point deadline_of(const Target& target) const;
-  const BlockHash& name_of(const Place& place) const;
+  void advance(const Shared& cursor);
+  bool take_known(const Shared& cursor);
+  void try_size(const Shared& cursor, uint32_t num_blocks);
+  void ask(const Shared& cursor);
+  void ask_next(const Shared& cursor);
+  void found(const Shared& cursor, const KnownChunk& chunk);
+  void get(const Shared& cursor, const KnownChunk& chunk);
+  void got(const Shared& cursor, const KnownChunk& chunk, const Reply& reply);
+  void remove(const Shared& cursor, const KnownChunk& chunk);
+  void give_up(const Shared& cursor);
+  void end(const Shared& cursor, uint64_t end, Outcome outcome);
+  void repair(const Cursor& cursor);
+  void submit(const Cursor& cursor, Request request);
+  Clock::time_point deadline_of(const Cursor& cursor) const;
 
   RemoteContext& context_;
   const Purpose purpose_;
@@ -65,9 +65,11 @@ class RemoteWalk : public std::enable_shared_from_this<RemoteWalk> {
   const std::vector<BlockHash> hashes_;
   const std::vector<std::byte*> destinations_;
   const bool is_chain_;
-  std::vector<Place> windows_;
-  size_t next_window_ = 0;
+  const uint32_t most_blocks_;
+  std::vector<Cursor> parts_;
+  size_t next_part_ = 0;
   uint32_t under_way_ = 0;
+  uint32_t limit_;                        // of it
   uint64_t missing_from_ = ~uint64_t{0};  // position
 };
 

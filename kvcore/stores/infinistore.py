@@ -1,0 +1,181 @@
+"""InfiniStoreStore: blocks on InfiniStore servers, shared by many nodes."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kvcore._core import RemoteStoreCore, ServerStats
+from kvcore.stores.core import CoreStore
+
+_WASTE = 0.05
+_MOST_CHUNK_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One InfiniStore server.
+
+    Attributes
+    ----------
+    host : str
+        Name or address.
+    port : int
+    weight : float
+        Its share beside others', above 0.
+    """
+
+    host: str
+    port: int = 22345
+    weight: float = 1.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.host, str) or not self.host:
+            raise ValueError(f"host must be a name or an address, got {self.host!r}")
+        if isinstance(self.port, bool) or not isinstance(self.port, int):
+            raise TypeError(f"port must be an int, got {type(self.port).__name__}")
+        if not 0 < self.port < 65536:
+            raise ValueError(f"port must be from 1 to 65535, got {self.port}")
+
+
+def chunk_blocks_for(value_bytes: int, granule_bytes: int) -> int:
+    """Blocks that are kept as one value, so that servers waste no more than 5 % of their memory.
+
+    A server gives whole granules, to the value and to its record of 128 bytes.
+
+    Parameters
+    ----------
+    value_bytes : int
+        Bytes of a block.
+    granule_bytes : int
+        What the server allocates at least: its ``--minimal-allocate-size``.
+
+    Returns
+    -------
+    int
+        A power of two; where no chunk up to 16 MiB does, the one that wastes least.
+    """
+    best, least = 1, float("inf")
+    blocks = 1
+    while blocks == 1 or blocks * value_bytes <= _MOST_CHUNK_BYTES:
+        payload = blocks * value_bytes
+        taken = -(-payload // granule_bytes) * granule_bytes + granule_bytes
+        waste = taken / payload - 1
+        if waste < least:
+            best, least = blocks, waste
+        if waste <= _WASTE:
+            break
+        blocks *= 2
+    return best
+
+
+class InfiniStoreStore(CoreStore):
+    """A store on InfiniStore servers, over TCP.
+
+    Neighbouring blocks of a chain are kept as one value. What another process wrote is found by
+    asking: `match` tells what this process knows, `contains` asks the servers, and then `match`
+    knows it too. A server that is slow or dead costs `stall_s` once, then nothing until it is well
+    again.
+
+    Parameters
+    ----------
+    servers : sequence of Server
+    fingerprint : bytes
+        16 bytes: `Namespace.fingerprint`.
+    value_bytes : int
+        Bytes of a block, up to 2**30.
+    chunk_blocks : int, optional
+        Blocks of a value, a power of two; the same for all who share the servers. By default as few
+        as waste no more than 5 % of the servers' memory.
+    granule_bytes : int
+        What a server allocates at least, its ``--minimal-allocate-size``.
+    replicas : int
+        Servers that keep each value.
+    connections : int
+        To each server.
+    stall_s : float
+        A server that has requests and says nothing for so long is given up.
+    first_probe_s, last_probe_s : float
+        When a server that was given up is asked again: at first, and at most.
+    record_age_s : float
+        How long a process relies on where it knows a value to be.
+    patience_s : float
+        How long the first of several replicas has to answer.
+    max_queued_bytes : int
+        What may wait to be written. What is above is not written.
+    max_queue_delay_s : float
+        What would wait longer, by the speed of late, is not written.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type or is not allowed; the message names it.
+    OSError
+        A server's name has no address.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[Server],
+        fingerprint: bytes,
+        value_bytes: int,
+        *,
+        chunk_blocks: int | None = None,
+        granule_bytes: int = 64 << 10,
+        replicas: int = 1,
+        connections: int = 4,
+        stall_s: float = 0.05,
+        first_probe_s: float = 0.1,
+        last_probe_s: float = 5.0,
+        record_age_s: float = 60.0,
+        patience_s: float = 0.02,
+        max_queued_bytes: int = 256 << 20,
+        max_queue_delay_s: float = 2.0,
+    ) -> None:
+        if chunk_blocks is None:
+            chunk_blocks = chunk_blocks_for(value_bytes, granule_bytes)
+        scope = hashlib.blake2b(
+            f"infinistore {value_bytes} {chunk_blocks}".encode(), key=fingerprint, digest_size=16
+        ).digest()
+        self._core: RemoteStoreCore = RemoteStoreCore(
+            scope=scope,
+            value_bytes=value_bytes,
+            chunk_blocks=chunk_blocks,
+            replicas=replicas,
+            connections=connections,
+            stall_s=stall_s,
+            first_probe_s=first_probe_s,
+            last_probe_s=last_probe_s,
+            record_age_s=record_age_s,
+            patience_s=patience_s,
+            max_queued_bytes=max_queued_bytes,
+            max_queue_delay_s=max_queue_delay_s,
+        )
+        self._chunk_blocks = chunk_blocks
+        self.set_servers(servers)
+
+    @property
+    def chunk_blocks(self) -> int:
+        """Blocks of a value, at most."""
+        return self._chunk_blocks
+
+    def set_servers(self, servers: Sequence[Server]) -> None:
+        """Use these servers from now on; those that stay keep their values and connections."""
+        self._core.set_servers(
+            [(s.name, _address_of(s.host, s.port), s.port, float(s.weight)) for s in servers]
+        )
+
+    def server_stats(self) -> dict[str, ServerStats]:
+        """What each server was asked and answered, by ``host:port``."""
+        return self._core.server_stats()
+
+
+def _address_of(host: str, port: int) -> str:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return str(found[0][4][0])
