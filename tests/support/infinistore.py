@@ -104,7 +104,7 @@ class InfiniStoreServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._ports = Port(), Port()
         self.port, self.manage_port = (port.number for port in self._ports)
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
         try:
             self._start()
         except BaseException:

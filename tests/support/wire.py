@@ -29,16 +29,16 @@ def _string(text: bytes) -> bytes:
 
 def payload_body(operation: bytes, key: bytes, value_bytes: int = 0) -> bytes:
     """``TCPPayloadRequest{key:string, value_length:int, op:byte}``."""
-    # Offset of the table; its vtable (10 bytes, table of 16, fields at 4, 8, 12) and two of padding;
-    # the table: back to the vtable, on to the string, the length, the operation.
+    # Offset of the table; its vtable (10 bytes, table of 16, fields at 4, 8, 12), two bytes of
+    # padding; the table: back to the vtable, on to the string, the length, the operation.
     head = struct.pack("<I5H2xiIic3x", 16, 10, 16, 4, 8, 12, 12, 12, value_bytes, operation)
     return head + _string(key)
 
 
 def keys_body(keys: Sequence[bytes]) -> bytes:
     """``{keys:[string]}``: of a match and of a delete."""
-    # Offset of the table; its vtable (6 bytes, table of 8, field at 4) and two of padding; the
-    # table: back to the vtable, on to the vector; which begins with its length.
+    # Offset of the table; its vtable (6 bytes, table of 8, field at 4), two bytes of padding; the
+    # table: back to the vtable, on to the vector, which begins with its length.
     head = struct.pack("<I3H2xiII", 12, 6, 8, 4, 8, 4, len(keys))
     strings = [_string(key) for key in keys]
     offsets, at = b"", 4 * len(keys)
