@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -215,8 +216,9 @@ def test_touching_a_half_written_key_kills_it(
             if writer == "gone":
                 put.socket.close()
                 time.sleep(0.05)
-            with pytest.raises(OSError, match=r"closed|reset|timed out"):
-                reader.get(b"k") if operation == "get" else reader.delete([b"k"])
+            with suppress(OSError):
+                for _ in range(1000):  # the first may be in front of the put
+                    reader.get(b"k") if operation == "get" else reader.delete([b"k"])
             assert is_dead(server)
 
 
