@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-pytest.register_assert_rewrite("models")
+if TYPE_CHECKING:
+    from support.infinistore import InfiniStoreServer, Installation
+
+pytest.register_assert_rewrite("models", "support")
 
 settings.register_profile(
     "default",
@@ -21,3 +27,38 @@ settings.register_profile(
 # For planted bugs: a failure is all that is asked for, not the smallest.
 settings.register_profile("bugs", parent=settings.get_profile("default"), phases=[Phase.generate])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(scope="session")
+def infinistore_installation() -> Installation:
+    """Where the real InfiniStore server is; skips where it cannot be."""
+    from support.infinistore import NotInstallableError, install
+
+    try:
+        return install()
+    except NotInstallableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def infinistore(infinistore_installation: Installation) -> Iterator[InfiniStoreServer]:
+    """One server a module, for tests that do it no harm: their keys stay."""
+    from support.infinistore import InfiniStoreServer
+
+    with InfiniStoreServer(infinistore_installation) as server:
+        yield server
+
+
+@pytest.fixture
+def start_infinistore(
+    infinistore_installation: Installation,
+) -> Iterator[Callable[..., InfiniStoreServer]]:
+    """Starts servers, with the options of `InfiniStoreServer`, until the end of the test."""
+    from support.infinistore import InfiniStoreServer
+
+    with ExitStack() as servers:
+
+        def start(**options: Any) -> InfiniStoreServer:
+            return servers.enter_context(InfiniStoreServer(infinistore_installation, **options))
+
+        yield start
