@@ -374,3 +374,35 @@ class RawLoop:
         from_: npt.NDArray[np.uint64],
         bytes: int,
     ) -> None: ...
+
+class ServerStats:
+    is_well: bool
+    requests: int
+    failed: int
+    timed_out: int
+    refused: int
+    connects: int
+    give_ups: int
+    sent_bytes: int
+    received_bytes: int
+    latency_us: float
+
+class RemoteStoreCore(StoreCore):
+    def __init__(
+        self,
+        *,
+        scope: bytes,
+        value_bytes: int,
+        chunk_blocks: int,
+        replicas: int,
+        connections: int,
+        stall_s: float,
+        first_probe_s: float,
+        last_probe_s: float,
+        record_age_s: float,
+        patience_s: float,
+        max_queued_bytes: int,
+        max_queue_delay_s: float,
+    ) -> None: ...
+    def set_servers(self, servers: list[tuple[str, str, int, float]], /) -> None: ...
+    def server_stats(self) -> dict[str, ServerStats]: ...

@@ -23,6 +23,9 @@ class File {
     return *this;
   }
 
+  // Closed by nobody from now on.
+  int release() noexcept { return std::exchange(fd_, -1); }
+
   int fd() const noexcept { return fd_; }
   bool is_open() const noexcept { return fd_ >= 0; }
 

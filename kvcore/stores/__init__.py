@@ -2,7 +2,18 @@
 
 from kvcore._core import Batch, Outcome, StoreStats
 from kvcore.stores.contract import Store
+from kvcore.stores.infinistore import InfiniStoreStore, Server
 from kvcore.stores.local import DiskStore, MemoryStore
 from kvcore.stores.url import open_store
 
-__all__ = ["Batch", "DiskStore", "MemoryStore", "Outcome", "Store", "StoreStats", "open_store"]
+__all__ = [
+    "Batch",
+    "DiskStore",
+    "InfiniStoreStore",
+    "MemoryStore",
+    "Outcome",
+    "Server",
+    "Store",
+    "StoreStats",
+    "open_store",
+]

@@ -12,6 +12,7 @@ from kvcore.stores.core import CoreStore
 
 _WASTE = 0.05
 _MOST_CHUNK_BYTES = 16 << 20
+_MOST_CHUNK_BLOCKS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,13 @@ def chunk_blocks_for(value_bytes: int, granule_bytes: int) -> int:
     Returns
     -------
     int
-        A power of two; where no chunk up to 16 MiB does, the one that wastes least.
+        A power of two; where none up to 1,024 blocks and 16 MiB does, the one that wastes least.
     """
     best, least = 1, float("inf")
     blocks = 1
-    while blocks == 1 or blocks * value_bytes <= _MOST_CHUNK_BYTES:
+    while blocks == 1 or (
+        blocks <= _MOST_CHUNK_BLOCKS and blocks * value_bytes <= _MOST_CHUNK_BYTES
+    ):
         payload = blocks * value_bytes
         taken = -(-payload // granule_bytes) * granule_bytes + granule_bytes
         waste = taken / payload - 1

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <utility>
 
@@ -44,22 +45,32 @@ void Connection::open(const sockaddr* address, uint32_t address_bytes) {
   }
 }
 
-std::optional<Request> Connection::close() {
-  // What the kernel has not sent yet is not worth sending.
-  if (socket_.is_open()) {
-    const linger at_once{.l_onoff = 1, .l_linger = 0};
-    setsockopt(fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
-  }
+void Connection::close() {
   socket_ = File();
   state_ = State::kClosed;
-  return std::exchange(request_, std::nullopt);
+}
+
+Request Connection::abandon() {
+  KV_CHECK(state_ == State::kBusy);
+  Request request = *std::exchange(request_, std::nullopt);
+  if (sent_bytes_ == 0) {
+    state_ = State::kIdle;
+    return request;
+  }
+  state_ = State::kDraining;
+  // What was not sent can not be sent any more: the server learns that no more comes, and closes.
+  drains_to_end_ = !is_sent();
+  if (drains_to_end_) shutdown(fd(), SHUT_WR);
+  return request;
 }
 
 void Connection::start(Request request) {
   KV_CHECK(state_ == State::kIdle);
   request_.emplace(std::move(request));
+  kind_ = request_->kind;
   value_bytes_ = request_->value_bytes();
   head_out_ = wire::encode(*request_);
+  total_bytes_ = head_out_.size() + (request_->is_write() ? value_bytes_ : 0);
   sent_bytes_ = 0;
   head_in_ = {};
   head_received_ = 0;
@@ -71,13 +82,18 @@ void Connection::start(Request request) {
 
 uint32_t Connection::wanted_events() const noexcept {
   switch (state_) {
-    case State::kClosed: return 0;
-    case State::kConnecting: return EPOLLOUT;
-    case State::kIdle: return EPOLLIN;  // the end of the connection, or what nobody asked for
-    case State::kBusy: break;
+    case State::kClosed:
+      return 0;
+    case State::kConnecting:
+      return EPOLLOUT;
+    case State::kIdle:
+      return EPOLLIN;  // the end of the connection, or what nobody asked for
+    case State::kDraining:
+      return EPOLLIN;
+    case State::kBusy:
+      break;
   }
-  const uint64_t total = head_out_.size() + (request_->is_write() ? value_bytes_ : 0);
-  return sent_bytes_ < total ? EPOLLIN | EPOLLOUT : EPOLLIN;
+  return is_sent() ? EPOLLIN : EPOLLIN | EPOLLOUT;
 }
 
 std::optional<Connection::Finished> Connection::on_ready(uint32_t events) {
@@ -98,6 +114,10 @@ std::optional<Connection::Finished> Connection::on_ready(uint32_t events) {
     return std::nullopt;
   }
   if (state_ == State::kClosed) return std::nullopt;
+  if (state_ == State::kDraining) {
+    drain_some();
+    return std::nullopt;
+  }
   if ((events & EPOLLOUT) != 0 && send_some() == Step::kBroken) {
     // What the server said before it broke off may be in the socket.
     events |= EPOLLIN;
@@ -105,13 +125,14 @@ std::optional<Connection::Finished> Connection::on_ready(uint32_t events) {
   if ((events & (EPOLLIN | EPOLLERR | EPOLLHUP)) == 0) return std::nullopt;
   for (int i = 0; i < kReceivesATurn; ++i) {
     const Step step = receive_some();
-    if (step == Step::kBroken) return fail(Answer::kFailed);
-    if (head_received_ >= wire::kCodeBytes &&
-        head_received_ == wire::head_bytes(request_->kind, head_in_, head_received_)) {
+    if (step == Step::kBroken) {
+      close();
+      return fail();
+    }
+    if (is_head_whole()) {
       const auto reply = wire::reply_of(*request_, head_in_);
-      if (!reply) return fail(Answer::kFailed);
-      if (reply->answer != Answer::kDone) return finish(*reply);
-      if (request_->kind != Request::Kind::kGet) return finish(*reply);
+      if (!reply) return fail();
+      if (reply->answer != Answer::kDone || kind_ != Request::Kind::kGet) return finish(*reply);
       if (value_received_ == value_bytes_) return finish(*reply);
     }
     if (step == Step::kBlocked) return std::nullopt;
@@ -119,9 +140,40 @@ std::optional<Connection::Finished> Connection::on_ready(uint32_t events) {
   return std::nullopt;
 }
 
+bool Connection::is_head_whole() const noexcept {
+  return head_received_ >= wire::kCodeBytes &&
+         head_received_ >= wire::head_bytes(kind_, head_in_, head_received_);
+}
+
+// Reads to nowhere.
+void Connection::drain_some() {
+  static thread_local std::array<std::byte, 64 << 10> nowhere;
+  for (int i = 0; i < kReceivesATurn; ++i) {
+    const bool needs_head = !drains_to_end_ && !is_head_whole();
+    std::byte* to = nowhere.data();
+    size_t bytes = nowhere.size();
+    if (needs_head) {
+      to = reinterpret_cast<std::byte*>(&head_in_) + head_received_;
+      bytes = wire::head_bytes(kind_, head_in_, head_received_) - head_received_;
+    } else if (!drains_to_end_) {
+      const bool has_value = kind_ == Request::Kind::kGet && wire::is_done(head_in_);
+      const uint64_t left = has_value ? head_in_.number - value_received_ : 0;
+      if (left == 0) {
+        state_ = State::kIdle;
+        return;
+      }
+      bytes = std::min<uint64_t>(bytes, left);
+    }
+    const ssize_t received = recv(fd(), to, bytes, MSG_DONTWAIT);
+    if (received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return;
+    if (received <= 0) return close();
+    last_progress_ = Clock::now();
+    (needs_head ? head_received_ : value_received_) += static_cast<size_t>(received);
+  }
+}
+
 Connection::Step Connection::send_some() {
-  const uint64_t total = head_out_.size() + (request_->is_write() ? value_bytes_ : 0);
-  while (sent_bytes_ < total) {
+  while (!is_sent()) {
     places_.clear();
     uint64_t skip = sent_bytes_;
     auto add = [&](char* data, size_t bytes) {
@@ -209,26 +261,31 @@ void Connection::acknowledge_quickly() {
 }
 
 std::optional<Connection::Finished> Connection::finish(Reply reply) {
-  // A code that came before the whole request was sent, or with bytes behind it that nobody asked
-  // for, leaves the connection in no state to go on.
-  const uint64_t total = head_out_.size() + (request_->is_write() ? value_bytes_ : 0);
-  const bool is_whole = sent_bytes_ == total;
-  if (!is_whole && reply.answer == Answer::kDone) return fail(Answer::kFailed);
-  if (reply.answer == Answer::kDone) reply.checksum = checksum_.value();
-  const bool is_clean = is_whole && head_received_ <= wire::kHeadBytes &&
-                        (reply.answer == Answer::kDone || value_received_ == 0) &&
-                        (reply.answer != Answer::kMiss || head_received_ == wire::kCodeBytes);
-  Finished finished{.request = std::move(*request_), .reply = reply};
-  request_.reset();
+  if (reply.answer == Answer::kDone) {
+    if (!is_sent()) return fail();  // to a request that it had not
+    reply.checksum = checksum_.value();
+  }
+  Finished finished{.request = *std::exchange(request_, std::nullopt), .reply = reply};
   state_ = State::kIdle;
-  if (!is_clean) close();
+  if (!is_sent()) close();  // a value that there is no room for; the server closes as well
   return finished;
 }
 
-std::optional<Connection::Finished> Connection::fail(Answer answer) {
-  std::optional<Request> request = close();
-  if (!request) return std::nullopt;
-  return Finished{.request = std::move(*request), .reply = {.answer = answer}};
+// The answer makes no sense, or there is none any more.
+std::optional<Connection::Finished> Connection::fail() {
+  Finished finished{.request = {}, .reply = {.answer = Answer::kFailed}};
+  if (state_ == State::kClosed) {
+    finished.request = *std::exchange(request_, std::nullopt);
+  } else {
+    // A value of another size can be read to its end; whatever else this is, nobody can tell where
+    // it ends.
+    const bool is_value = kind_ == Request::Kind::kGet && wire::is_done(head_in_) && is_sent() &&
+                          head_in_.number > value_received_ &&
+                          head_in_.number <= wire::kMaxValueBytes;
+    finished.request = abandon();
+    if (!is_value) close();
+  }
+  return finished;
 }
 
 }  // namespace kvcore

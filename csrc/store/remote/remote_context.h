@@ -17,7 +17,7 @@
 namespace kvcore {
 
 struct RemoteOptions {
-  Fingerprint scope{};        // namespace, and how blocks are cut into chunks
+  Fingerprint scope{};  // namespace, and how blocks are cut into chunks
   uint64_t block_bytes = 0;
   uint32_t chunk_blocks = 1;  // a power of two
   uint32_t replicas = 1;
@@ -38,7 +38,7 @@ struct RemoteContext {
       : options(options_),
         transport(std::move(transport_)),
         known(options.most_known),
-        scratch(options.block_bytes),
+        scratch(options.chunk_blocks * options.block_bytes),
         nonces(std::random_device()() + (uint64_t{std::random_device()()} << 32)) {}
 
   // Where a chunk is: fails over from the first to the last. Empty where there is no server.
@@ -50,6 +50,17 @@ struct RemoteContext {
     for (uint32_t number : numbers) found.push_back(servers[number]);
     return found;
   }
+  // What is known of a chunk, if that can be relied on.
+  std::optional<KnownChunk> recall(const BlockHash& name, uint32_t num_blocks) const {
+    auto chunk = known.find(name);
+    if (!chunk || chunk->num_blocks != num_blocks) return std::nullopt;
+    const bool is_old = Clock::now() - chunk->learnt >= options.record_age ||
+                        chunk->learnt <= transport->stats(chunk->server).last_loss;
+    if (is_old) return std::nullopt;
+    const auto of_name = servers_of(name);
+    if (std::ranges::find(of_name, chunk->server) == of_name.end()) return std::nullopt;
+    return chunk;
+  }
   uint64_t chunk_bytes(uint32_t num_blocks) const { return num_blocks * options.block_bytes; }
 
   void count(Outcome outcome) {  // of a key that was asked for or failed to be written; safe
@@ -60,6 +71,21 @@ struct RemoteContext {
     stats.failed += outcome == Outcome::kFailed;
   }
 
+  // What an answer means for the keys that it is about.
+  Outcome outcome_of(Answer answer) const noexcept {
+    switch (answer) {
+      case Answer::kDone:
+        return Outcome::kDone;
+      case Answer::kMiss:
+      case Answer::kFull:
+        return Outcome::kMiss;
+      case Answer::kTimedOut:
+        return Outcome::kTimedOut;
+      case Answer::kFailed:
+        break;
+    }
+    return is_closing ? Outcome::kCancelled : Outcome::kFailed;
+  }
   void count_corrupt() {  // safe
     std::lock_guard lock(stats_mutex);
     ++stats.corrupt;
@@ -70,8 +96,8 @@ struct RemoteContext {
   }
   // How long a value was on its way; for the moving average.
   void note_write(uint64_t bytes, Clock::duration took) {
-    const double rate = static_cast<double>(bytes) /
-                        std::max(std::chrono::duration<double>(took).count(), 1e-6);
+    const double rate =
+        static_cast<double>(bytes) / std::max(std::chrono::duration<double>(took).count(), 1e-6);
     write_rate = write_rate == 0 ? rate : write_rate + (rate - write_rate) / 16;
   }
 
@@ -80,27 +106,19 @@ struct RemoteContext {
   KnownChunks known;  // safe
   std::vector<ServerId> servers;
   std::shared_ptr<const Placement> placement;
-  std::vector<std::byte> scratch;  // takes what nobody wants
+  // Takes what nobody wants: a chunk's bytes, each in its own place, since its checksum is taken
+  // after some blocks of it came. Requests may share it, as each takes its own at once.
+  std::vector<std::byte> scratch;
   std::mt19937_64 nonces;
   struct Digest {
     size_t operator()(const BlockHash& hash) const noexcept { return hash.low(); }
   };
   std::unordered_set<BlockHash, Digest> being_written;
+  std::atomic<bool> is_closing{false};
   std::atomic<uint64_t> queued_bytes{0};  // safe
   std::atomic<double> write_rate{0};      // bytes a second, a moving average; 0: not known; safe
   std::mutex stats_mutex;
   StoreStats stats;  // under it; safe
 };
-
-inline Outcome outcome_of(Answer answer) noexcept {
-  switch (answer) {
-    case Answer::kDone: return Outcome::kDone;
-    case Answer::kMiss:
-    case Answer::kFull: return Outcome::kMiss;
-    case Answer::kTimedOut: return Outcome::kTimedOut;
-    case Answer::kFailed: return Outcome::kFailed;
-  }
-  return Outcome::kFailed;
-}
 
 }  // namespace kvcore

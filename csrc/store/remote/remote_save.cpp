@@ -37,10 +37,8 @@ void RemoteSave::start() {
 void RemoteSave::save(Run run, Chunk chunk) {
   auto piece = std::make_shared<Piece>(
       Piece{.run = run, .chunk = chunk, .name = hashes_[run.key_of(chunk.end() - 1)]});
-  const auto known = context_.known.find(piece->name);
-  const bool is_known = known && known->num_blocks == chunk.num_blocks &&
-                        Clock::now() - known->learnt < context_.options.record_age;
-  // Somebody else is at it.
+  const bool is_known = context_.recall(piece->name, chunk.num_blocks).has_value();
+  // Or somebody else is at it.
   if (is_known || context_.being_written.contains(piece->name)) return end(*piece, Outcome::kDone);
   const auto servers = context_.servers_of(piece->name);
   const std::span first(sources_[run.key_of(chunk.begin)], context_.options.block_bytes);
@@ -86,7 +84,7 @@ void RemoteSave::ask(const std::shared_ptr<Piece>& piece, ServerId server) {
 // Each server has a name of its own for the value, and each attempt: nobody shall know the name of
 // a value that a server is only being sent.
 void RemoteSave::put_value(const std::shared_ptr<Piece>& piece, ServerId server, bool is_again) {
-  Request request{.kind = Request::Kind::kPut};
+  Request request{.kind = Request::Kind::kPut, .keys = {}};
   for (uint64_t at = piece->chunk.begin; at < piece->chunk.end(); ++at) {
     auto* from = const_cast<std::byte*>(sources_[piece->run.key_of(at)]);
     request.pieces.emplace_back(from, context_.options.block_bytes);
@@ -143,7 +141,7 @@ void RemoteSave::end_server(const std::shared_ptr<Piece>& piece, Answer answer) 
   if (answer != Answer::kDone) piece->worst = std::max(piece->worst, answer);
   if (--piece->servers_left > 0) return;
   context_.being_written.erase(piece->name);
-  end(*piece, piece->is_there ? Outcome::kDone : outcome_of(piece->worst));
+  end(*piece, piece->is_there ? Outcome::kDone : context_.outcome_of(piece->worst));
 }
 
 void RemoteSave::end(const Piece& piece, Outcome outcome) {

@@ -30,8 +30,8 @@ class RemoteSave : public std::enable_shared_from_this<RemoteSave> {
     BlockHash name;
     std::optional<Checksum> checksum{};
     size_t servers_left = 0;
-    bool is_written = false;       // to one server at least
-    bool is_there = false;         // on one server at least
+    bool is_written = false;  // to one server at least
+    bool is_there = false;    // on one server at least
     Answer worst = Answer::kMiss;
   };
 

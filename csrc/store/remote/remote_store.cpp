@@ -14,7 +14,6 @@
 namespace kvcore {
 namespace {
 
-
 const RemoteOptions& checked(const RemoteOptions& options) {
   const uint64_t most = wire::kMaxValueBytes / options.block_bytes;
   if (!std::has_single_bit(options.chunk_blocks) || options.chunk_blocks > most) {
@@ -38,8 +37,8 @@ void RemoteStore::set_servers(const std::vector<NamedServer>& servers,
     context_->servers.clear();
     for (const NamedServer& server : servers) {
       const auto known = rest.find(server.name);
-      const ServerId id = known != rest.end() ? known->second
-                                              : context_->transport->add_server(server.address);
+      const ServerId id =
+          known != rest.end() ? known->second : context_->transport->add_server(server.address);
       if (known != rest.end()) rest.erase(known);
       by_name_.emplace(server.name, id);
       context_->servers.push_back(id);
@@ -56,8 +55,8 @@ std::shared_ptr<Batch> RemoteStore::get_into(Keys keys, std::span<std::byte* con
     std::lock_guard lock(context_->stats_mutex);
     context_->stats.gets += keys.size();
   }
-  auto walk = std::make_shared<RemoteWalk>(*context_, RemoteWalk::Purpose::kGet, batch, keys,
-                                           destinations);
+  auto walk =
+      std::make_shared<RemoteWalk>(*context_, RemoteWalk::Purpose::kGet, batch, keys, destinations);
   post(batch, Outcome::kMiss, [walk] { walk->start(); });
   return batch;
 }
@@ -125,6 +124,7 @@ void RemoteStore::post(const std::shared_ptr<Batch>& batch, Outcome closed,
 }
 
 size_t RemoteStore::match(Keys keys) const {
+  if (context_->is_closing) return 0;
   const KnownChunks& known = context_->known;
   if (keys.positions.empty()) {
     size_t matched = 0;
@@ -167,6 +167,9 @@ std::map<std::string, ServerStats> RemoteStore::server_stats() const {
   return all.get();
 }
 
-void RemoteStore::close() { context_->transport->stop(); }
+void RemoteStore::close() {
+  context_->is_closing = true;
+  context_->transport->stop();
+}
 
 }  // namespace kvcore

@@ -61,16 +61,13 @@ bool RemoteWalk::take_known(const Shared& cursor) {
     const Chunk chunk = chunk_around(cursor->at, blocks);
     if (!cursor->run.contains(chunk.end() - 1)) continue;
     const BlockHash& name = hashes_[cursor->run.key_of(chunk.end() - 1)];
-    const auto known = context_.known.find(name);
-    if (!known || known->num_blocks != blocks) continue;
-    if (Clock::now() - known->learnt >= context_.options.record_age) continue;
-    auto servers = context_.servers_of(name);
-    const auto server = std::ranges::find(servers, known->server);
-    if (server == servers.end()) continue;
+    const auto known = context_.recall(name, blocks);
+    if (!known) continue;
     cursor->chunk = chunk;
     cursor->name = name;
-    cursor->server = static_cast<size_t>(server - servers.begin());
-    cursor->servers = std::move(servers);
+    cursor->servers = context_.servers_of(name);
+    const auto server = std::ranges::find(cursor->servers, known->server);
+    cursor->server = static_cast<size_t>(server - cursor->servers.begin());
     cursor->is_from_memory = true;
     cursor->worst = Answer::kMiss;
     found(cursor, *known);
@@ -136,28 +133,32 @@ void RemoteWalk::ask_next(const Shared& cursor) {
 // All servers were asked.
 void RemoteWalk::give_up(const Shared& cursor) {
   const uint64_t chunk_end = std::min(cursor->chunk.end(), cursor->end);
-  if (cursor->worst != Answer::kMiss) return end(cursor, chunk_end, outcome_of(cursor->worst));
+  if (cursor->worst != Answer::kMiss)
+    return end(cursor, chunk_end, context_.outcome_of(cursor->worst));
   if (cursor->is_removed) return end(cursor, chunk_end, Outcome::kDone);
   try_size(cursor, cursor->chunk.num_blocks / 2);
 }
 
 void RemoteWalk::found(const Shared& cursor, const KnownChunk& chunk) {
   switch (purpose_) {
-    case Purpose::kGet: return get(cursor, chunk);
-    case Purpose::kAsk: return end(cursor, cursor->chunk.end(), Outcome::kDone);
-    case Purpose::kRemove: return remove(cursor, chunk);
+    case Purpose::kGet:
+      return get(cursor, chunk);
+    case Purpose::kAsk:
+      return end(cursor, cursor->chunk.end(), Outcome::kDone);
+    case Purpose::kRemove:
+      return remove(cursor, chunk);
   }
 }
 
 void RemoteWalk::get(const Shared& cursor, const KnownChunk& chunk) {
-  Request request{
-      .kind = Request::Kind::kGet,
-      .keys = {names::value_key(context_.options.scope, cursor->name, chunk.nonce)}};
+  Request request{.kind = Request::Kind::kGet,
+                  .keys = {names::value_key(context_.options.scope, cursor->name, chunk.nonce)}};
+  const uint64_t block_bytes = context_.options.block_bytes;
   for (uint64_t at = cursor->chunk.begin; at < cursor->chunk.end(); ++at) {
     const bool is_wanted = at >= cursor->at && at < cursor->end;
-    std::byte* to =
-        is_wanted ? destinations_[cursor->run.key_of(at)] : context_.scratch.data();
-    request.pieces.emplace_back(to, context_.options.block_bytes);
+    std::byte* to = is_wanted ? destinations_[cursor->run.key_of(at)]
+                              : context_.scratch.data() + (at - cursor->chunk.begin) * block_bytes;
+    request.pieces.emplace_back(to, block_bytes);
   }
   request.finish = [this, cursor, chunk](const Reply& reply) { got(cursor, chunk, reply); };
   submit(*cursor, std::move(request));

@@ -11,8 +11,8 @@ namespace kvcore {
 
 // One call about chunks that may be there: to get, to ask for, or to remove them. Goes along the
 // chain, at many places at a time. At each place the largest chunk is tried first, then those of
-// half the size; of each chunk its servers, one after the other. Ends behind the first block that is
-// not there.
+// half the size; of each chunk its servers, one after the other. Ends behind the first block that
+// is not there.
 //
 // On the transport's thread alone; lives as long as it has requests under way.
 class RemoteWalk : public std::enable_shared_from_this<RemoteWalk> {

@@ -13,6 +13,8 @@ namespace {
 // Of connections that break or of answers that make no sense, one after the other.
 constexpr uint32_t kFailuresToGiveUp = 8;
 constexpr const char* kProbeKey = "kvcore-probe";
+// A server that has not sent what it owes for so long is another one now, or none.
+constexpr std::chrono::seconds kLongestDrain{10};
 
 }  // namespace
 
@@ -45,29 +47,33 @@ void TcpServer::take(Line& line, std::optional<Connection::Finished> finished) {
   const bool was_connecting = (line.watched_events & EPOLLIN) == 0;
   if (line.connection.state() == State::kClosed) {
     line.is_watched = false;
+    stats_.last_loss = Clock::now();
     if (was_connecting) has_failed_to_connect_ = true;
-  } else if (was_connecting && line.connection.state() == State::kIdle) {
-    ++stats_.connects;
+  } else if (line.connection.state() == State::kIdle) {
+    if (was_connecting) {
+      ++stats_.connects;
+    } else {
+      has_shown_life_ = true;
+    }
   }
   if (!finished) return watch(line);
-  failures_in_a_row_ =
-      finished->reply.answer == Answer::kFailed ? failures_in_a_row_ + 1 : 0;
-  if (breaker_ == Breaker::kProbing) {
-    has_answered_probe_ = finished->reply.answer == Answer::kDone;
-    return watch(line);
+  failures_in_a_row_ = finished->reply.answer == Answer::kFailed ? failures_in_a_row_ + 1 : 0;
+  if (finished->request.finish) {  // not a probe
+    const Request& request = finished->request;
+    if (finished->reply.answer == Answer::kDone) {
+      const uint64_t bytes = request.value_bytes();
+      (request.is_write() ? stats_.sent_bytes : stats_.received_bytes) += bytes;
+    }
+    const std::chrono::duration<double, std::micro> latency = Clock::now() - line.started;
+    stats_.latency_us += (latency.count() - stats_.latency_us) / (stats_.requests < 8 ? 2.0 : 16.0);
+    finished_.push_back(*std::move(finished));
   }
-  const Request& request = finished->request;
-  if (finished->reply.answer == Answer::kDone) {
-    const uint64_t bytes = request.value_bytes();
-    (request.is_write() ? stats_.sent_bytes : stats_.received_bytes) += bytes;
-  }
-  const std::chrono::duration<double, std::micro> latency = Clock::now() - line.started;
-  stats_.latency_us += (latency.count() - stats_.latency_us) / (stats_.requests < 8 ? 2.0 : 16.0);
-  finished_.push_back(*std::move(finished));
   watch(line);
 }
 
 bool TcpServer::check(Clock::time_point now) {
+  end_long_drains(now);
+  if (breaker_ == Breaker::kOpen && has_shown_life_) recover();
   if (breaker_ == Breaker::kOpen && now >= next_probe_) start_probe(now);
   if (breaker_ == Breaker::kProbing) check_probe(now);
   if (breaker_ == Breaker::kClosed) {
@@ -82,9 +88,14 @@ bool TcpServer::check(Clock::time_point now) {
   if (finished_.empty()) return false;
   for (auto& [request, reply] : std::exchange(finished_, {})) {
     switch (reply.answer) {
-      case Answer::kFailed: ++stats_.failed; break;
-      case Answer::kTimedOut: ++stats_.timed_out; break;
-      default: ++stats_.requests;
+      case Answer::kFailed:
+        ++stats_.failed;
+        break;
+      case Answer::kTimedOut:
+        ++stats_.timed_out;
+        break;
+      default:
+        ++stats_.requests;
     }
     request.finish(reply);
   }
@@ -92,21 +103,24 @@ bool TcpServer::check(Clock::time_point now) {
 }
 
 Clock::time_point TcpServer::next_check() const noexcept {
-  if (breaker_ == Breaker::kOpen) return next_probe_;
-  Clock::time_point next = std::min(next_expiry_, stalls_at());
-  if (breaker_ == Breaker::kProbing) return next;
+  Clock::time_point next = Clock::time_point::max();
   for (const Line& line : lines_) {
-    if (line.connection.state() == Connection::State::kBusy) {
+    const auto state = line.connection.state();
+    if (state == Connection::State::kBusy && breaker_ == Breaker::kClosed) {
       next = std::min(next, line.connection.request().deadline);
+    } else if (state == Connection::State::kDraining) {
+      next = std::min(next, line.connection.last_progress() + kLongestDrain);
     }
   }
-  return next;
+  if (breaker_ == Breaker::kOpen) return std::min(next, next_probe_);
+  return std::min({next, next_expiry_, stalls_at()});
 }
 
 bool TcpServer::is_waiting_for_server() const {
   return std::ranges::any_of(lines_, [](const Line& line) {
     const auto state = line.connection.state();
-    return state == Connection::State::kConnecting || state == Connection::State::kBusy;
+    return state == Connection::State::kConnecting || state == Connection::State::kBusy ||
+           state == Connection::State::kDraining;
   });
 }
 
@@ -120,6 +134,11 @@ Clock::time_point TcpServer::stalls_at() const {
 void TcpServer::give_up(Clock::time_point now) {
   ++stats_.give_ups;
   close();
+  has_shown_life_ = false;
+  put_off_probe(now);
+}
+
+void TcpServer::put_off_probe(Clock::time_point now) {
   breaker_ = Breaker::kOpen;
   // Many clients lose a server at once; they shall not all come back at once.
   std::uniform_real_distribution<double> jitter(0.75, 1.25);
@@ -127,8 +146,20 @@ void TcpServer::give_up(Clock::time_point now) {
   probe_delay_ = std::min(2 * probe_delay_, options_.last_probe);
 }
 
+void TcpServer::recover() {
+  waiting_since_ = Clock::now();
+  breaker_ = Breaker::kClosed;
+  probe_delay_ = options_.first_probe;
+}
+
 void TcpServer::close() {
-  for (Line& line : lines_) close(line, Answer::kFailed);
+  for (Line& line : lines_) {
+    if (line.connection.state() == Connection::State::kBusy) abandon(line, Answer::kFailed);
+    if (line.connection.state() == Connection::State::kConnecting) {
+      line.connection.close();
+      line.is_watched = false;
+    }
+  }
   for (auto* queue : {&reads_, &writes_}) {
     for (Request& request : *queue) {
       finished_.push_back({std::move(request), {.answer = Answer::kFailed}});
@@ -140,27 +171,54 @@ void TcpServer::close() {
   failures_in_a_row_ = 0;
 }
 
+bool TcpServer::is_draining() const noexcept {
+  return std::ranges::any_of(lines_, [](const Line& line) {
+    return line.connection.state() == Connection::State::kDraining;
+  });
+}
+
+void TcpServer::leave_open() {
+  for (Line& line : lines_) {
+    if (line.connection.state() == Connection::State::kDraining) line.connection.leave_open();
+  }
+}
+
+void TcpServer::end_long_drains(Clock::time_point now) {
+  for (Line& line : lines_) {
+    if (line.connection.state() == Connection::State::kDraining &&
+        now >= line.connection.last_progress() + kLongestDrain) {
+      line.connection.close();
+      line.is_watched = false;
+    }
+  }
+}
+
 void TcpServer::start_probe(Clock::time_point now) {
+  using State = Connection::State;
+  auto with = [this](State state) {
+    return std::ranges::find_if(lines_,
+                                [&](const Line& line) { return line.connection.state() == state; });
+  };
+  auto line = with(State::kIdle);
+  if (line == lines_.end()) line = with(State::kClosed);
+  if (line == lines_.end()) return put_off_probe(now);  // it owes answers on all of them
   breaker_ = Breaker::kProbing;
-  has_answered_probe_ = false;
   waiting_since_ = now;
-  Line& line = lines_.front();
-  line.connection.open(reinterpret_cast<const sockaddr*>(&address_.storage), address_.bytes);
-  watch(line);
+  probing_line_ = static_cast<size_t>(line - lines_.begin());
+  if (line->connection.state() == State::kIdle) return;
+  line->connection.open(reinterpret_cast<const sockaddr*>(&address_.storage), address_.bytes);
+  watch(*line);
 }
 
 void TcpServer::check_probe(Clock::time_point now) {
-  Line& line = lines_.front();
-  if (has_answered_probe_) {
-    breaker_ = Breaker::kClosed;
-    probe_delay_ = options_.first_probe;
-    return;
+  Line& line = lines_[probing_line_];
+  if (has_shown_life_) return recover();
+  if (line.connection.state() == Connection::State::kIdle) {
+    start(line, {.kind = Request::Kind::kContains, .keys = {kProbeKey}}, now);
   }
   if (line.connection.state() == Connection::State::kClosed || now >= stalls_at()) {
-    return give_up(now);
-  }
-  if (line.connection.state() == Connection::State::kIdle) {
-    start(line, {.kind = Request::Kind::kContains, .keys = {kProbeKey}, .finish = {}}, now);
+    close();
+    put_off_probe(now);
   }
 }
 
@@ -168,7 +226,7 @@ void TcpServer::expire(Clock::time_point now) {
   for (Line& line : lines_) {
     if (line.connection.state() == Connection::State::kBusy &&
         now >= line.connection.request().deadline) {
-      close(line, Answer::kTimedOut);
+      abandon(line, Answer::kTimedOut);
     }
   }
   if (now < next_expiry_) return;
@@ -221,10 +279,10 @@ void TcpServer::start(Line& line, Request request, Clock::time_point now) {
   take(line, line.connection.on_ready(EPOLLOUT));
 }
 
-void TcpServer::close(Line& line, Answer answer) {
-  line.is_watched = false;
-  std::optional<Request> request = line.connection.close();
-  if (request && request->finish) finished_.push_back({*std::move(request), {.answer = answer}});
+void TcpServer::abandon(Line& line, Answer answer) {
+  Request request = line.connection.abandon();
+  if (request.finish) finished_.push_back({std::move(request), {.answer = answer}});
+  watch(line);
 }
 
 void TcpServer::watch(Line& line) {

@@ -24,8 +24,9 @@ struct TcpOptions {
 
 // One server as its clients see it: a queue of requests, reads before writes; connections, made as
 // they are needed; and a circuit breaker. A server is given up when it cannot be connected to, or
-// has requests and says nothing for `stall`. Then all its requests fail, those that come fail at
-// once, and it is asked now and then on one connection whether a key exists, until it answers.
+// has requests and says nothing for `stall`. Then all its requests fail, and those that come fail
+// at once, until it answers something: what it still owed, or, asked now and then, whether a key
+// exists.
 //
 // Used by one thread. Answers are given from check() alone, which may submit more.
 class TcpServer {
@@ -43,6 +44,9 @@ class TcpServer {
   Clock::time_point next_check() const noexcept;
   // Fails all, which check() then answers.
   void close();
+  bool is_draining() const noexcept;
+  // The end of the process closes what still drains.
+  void leave_open();
   bool is_well() const noexcept { return breaker_ == Breaker::kClosed; }
   ServerStats stats() const;
 
@@ -56,13 +60,16 @@ class TcpServer {
   };
 
   void give_up(Clock::time_point now);
+  void put_off_probe(Clock::time_point now);
   void start_probe(Clock::time_point now);
   void check_probe(Clock::time_point now);
+  void recover();
+  void end_long_drains(Clock::time_point now);
   void expire(Clock::time_point now);
   void start_requests(Clock::time_point now);
   std::optional<Request> next_request(Clock::time_point now);
   void start(Line& line, Request request, Clock::time_point now);
-  void close(Line& line, Answer answer);
+  void abandon(Line& line, Answer answer);
   void take(Line& line, std::optional<Connection::Finished> finished);
   void watch(Line& line);
   Clock::time_point stalls_at() const;
@@ -75,11 +82,12 @@ class TcpServer {
   std::deque<Request> reads_, writes_;
   uint32_t turn_ = 0;
   Clock::time_point next_expiry_ = Clock::time_point::max();  // of the queue; none is before
-  Clock::time_point waiting_since_{};  // for the server; a word from it counts as well
+  Clock::time_point waiting_since_{};           // for the server; a word from it counts as well
   std::vector<Connection::Finished> finished_;  // to be answered
   Breaker breaker_ = Breaker::kClosed;
   bool has_failed_to_connect_ = false;
-  bool has_answered_probe_ = false;
+  bool has_shown_life_ = false;  // since it was given up
+  size_t probing_line_ = 0;
   uint32_t failures_in_a_row_ = 0;
   Clock::duration probe_delay_{};
   Clock::time_point next_probe_{};

@@ -14,6 +14,8 @@ namespace kvcore {
 namespace {
 
 constexpr uint64_t kWake = ~uint64_t{0};
+// When it ends: for answers that nobody wants any more.
+constexpr std::chrono::seconds kLastWait{1};
 
 uint64_t tag_of(ServerId server, uint32_t line) {
   return uint64_t{static_cast<uint32_t>(server)} << 32 | line;
@@ -50,6 +52,7 @@ void TcpTransport::remove_server(ServerId server) {
   auto node = servers_.extract(found);
   node.mapped()->close();
   node.mapped()->check(Clock::now());
+  if (node.mapped()->is_draining()) leaving_.emplace(server, std::move(node.mapped()));
 }
 
 bool TcpTransport::post(std::function<void()> task) {
@@ -96,24 +99,39 @@ int TcpTransport::wait_ms(Clock::time_point now) const {
   return static_cast<int>(std::min<int64_t>(ms, 60'000));
 }
 
-void TcpTransport::run() {
+// Waits until something can be read or written, and does that.
+void TcpTransport::wait(int longest_ms) {
   std::array<epoll_event, 64> events;
-  bool is_stopping = false;
-  while (!is_stopping) {
-    const int count = epoll_wait(epoll_.fd(), events.data(), events.size(), wait_ms(Clock::now()));
-    KV_CHECK(count >= 0 || errno == EINTR);
-    for (const epoll_event& event : std::span(events).first(std::max(count, 0))) {
-      if (event.data.u64 == kWake) continue;
-      const auto found = servers_.find(ServerId{static_cast<uint32_t>(event.data.u64 >> 32)});
-      if (found == servers_.end()) continue;
+  const int count = epoll_wait(epoll_.fd(), events.data(), events.size(), longest_ms);
+  KV_CHECK(count >= 0 || errno == EINTR);
+  for (const epoll_event& event :
+       std::span(events).first(static_cast<size_t>(std::max(count, 0)))) {
+    if (event.data.u64 == kWake) continue;
+    const ServerId id{static_cast<uint32_t>(event.data.u64 >> 32)};
+    for (const auto* servers : {&servers_, &leaving_}) {
+      const auto found = servers->find(id);
+      if (found == servers->end()) continue;
       found->second->on_ready(static_cast<uint32_t>(event.data.u64), event.events);
     }
+  }
+}
+
+void TcpTransport::run() {
+  bool is_stopping = false;
+  while (!is_stopping) {
+    wait(wait_ms(Clock::now()));
+    std::erase_if(leaving_, [](const auto& entry) { return !entry.second->is_draining(); });
     is_stopping = do_tasks();
     while (answer_all(Clock::now())) continue;
   }
   // What was under way is answered, and what comes of that fails.
   while (!servers_.empty()) remove_server(servers_.begin()->first);
   while (answer_all(Clock::now())) continue;
+  for (const auto until = Clock::now() + kLastWait; !leaving_.empty() && Clock::now() < until;) {
+    wait(/*longest_ms=*/10);
+    std::erase_if(leaving_, [](const auto& entry) { return !entry.second->is_draining(); });
+  }
+  for (const auto& [id, server] : leaving_) server->leave_open();
 }
 
 bool TcpTransport::answer_all(Clock::time_point now) {

@@ -30,12 +30,14 @@ class TcpTransport : public Transport {
  private:
   void run();
   bool do_tasks();
+  void wait(int longest_ms);
   bool answer_all(Clock::time_point now);
   int wait_ms(Clock::time_point now) const;
 
   const TcpOptions options_;
   File epoll_, wake_;
   std::map<ServerId, std::unique_ptr<TcpServer>> servers_;
+  std::map<ServerId, std::unique_ptr<TcpServer>> leaving_;  // removed, and still draining
   uint32_t next_server_ = 0;
   // What was asked of servers that are gone; answered at the next turn.
   std::vector<std::function<void(const Reply&)>> orphans_;

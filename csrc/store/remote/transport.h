@@ -44,7 +44,8 @@ struct Request {
   Clock::time_point deadline{};
   // Whether it is still worth beginning; none: always.
   std::function<bool()> is_wanted{};
-  // Called once, on the transport's thread. The memory of the pieces is free by then, whatever came.
+  // Called once, on the transport's thread. The memory of the pieces is free by then, whatever
+  // came.
   std::function<void(const Reply&)> finish{};
 
   bool is_write() const noexcept { return kind == Kind::kPut; }
@@ -77,6 +78,8 @@ struct ServerStats {
   uint64_t sent_bytes = 0;      // of values
   uint64_t received_bytes = 0;  // of values
   double latency_us = 0;        // moving average, of requests that were answered
+  // When a connection ended last: the server may be another one since, and empty.
+  Clock::time_point last_loss{};
 };
 
 // Carries requests to servers, on a thread of its own, several at a time. Nothing waits beyond its

@@ -10,15 +10,25 @@ namespace {
 
 constexpr uint32_t kMagic = 0xdeadbeef;
 
-enum Code : int32_t { kOk = 200, kBadRequest = 400, kNotFound = 404, kUnavailable = 503, kNoRoom = 507 };
+enum Code : int32_t {
+  kOk = 200,
+  kBadRequest = 400,
+  kNotFound = 404,
+  kUnavailable = 503,
+  kNoRoom = 507
+};
 
 char operation_of(Request::Kind kind) {
   switch (kind) {
     case Request::Kind::kGet:
-    case Request::Kind::kPut: return 'L';
-    case Request::Kind::kContains: return 'C';
-    case Request::Kind::kMatch: return 'M';
-    case Request::Kind::kRemove: return 'X';
+    case Request::Kind::kPut:
+      return 'L';
+    case Request::Kind::kContains:
+      return 'C';
+    case Request::Kind::kMatch:
+      return 'M';
+    case Request::Kind::kRemove:
+      return 'X';
   }
   KV_CHECK(false);
 }
@@ -51,7 +61,7 @@ std::string payload_body(const Request& request) {
   append<uint32_t>(out, 16);  // the table
   for (uint16_t entry : {10, 16, 4, 8, 12}) append(out, entry);
   align(out);
-  append<int32_t>(out, 12);  // back to the vtable
+  append<int32_t>(out, 12);   // back to the vtable
   append<uint32_t>(out, 12);  // on to the key
   append(out, static_cast<int32_t>(request.is_write() ? request.value_bytes() : 0));
   append<uint32_t>(out, request.is_write() ? 'P' : 'G');
@@ -106,10 +116,16 @@ std::string encode(const Request& request) {
   std::string body;
   switch (request.kind) {
     case Request::Kind::kGet:
-    case Request::Kind::kPut: body = payload_body(request); break;
-    case Request::Kind::kContains: body = request.keys.front(); break;
+    case Request::Kind::kPut:
+      body = payload_body(request);
+      break;
+    case Request::Kind::kContains:
+      body = request.keys.front();
+      break;
     case Request::Kind::kMatch:
-    case Request::Kind::kRemove: body = keys_body(request.keys); break;
+    case Request::Kind::kRemove:
+      body = keys_body(request.keys);
+      break;
   }
   std::string out;
   append(out, kMagic);
@@ -117,6 +133,8 @@ std::string encode(const Request& request) {
   append(out, static_cast<uint32_t>(body.size()));
   return out + body;
 }
+
+bool is_done(const Head& head) noexcept { return head.code == kOk; }
 
 size_t head_bytes(Request::Kind kind, const Head& head, size_t received) noexcept {
   if (received < kCodeBytes) return kCodeBytes;
@@ -127,17 +145,20 @@ std::optional<Reply> reply_of(const Request& request, const Head& head) noexcept
   using Kind = Request::Kind;
   const Reply done{.answer = Answer::kDone, .number = head.number};
   switch (head.code) {
-    case kOk: break;
+    case kOk:
+      break;
     case kNotFound:
       if (request.kind != Kind::kGet) return std::nullopt;
       return Reply{.answer = Answer::kMiss};
     case kNoRoom:
       if (request.kind != Kind::kPut) return std::nullopt;
       return Reply{.answer = Answer::kFull};
-    default: return std::nullopt;
+    default:
+      return std::nullopt;
   }
   switch (request.kind) {
-    case Kind::kPut: return Reply{.answer = Answer::kDone};
+    case Kind::kPut:
+      return Reply{.answer = Answer::kDone};
     case Kind::kGet:
       if (head.number != request.value_bytes()) return std::nullopt;
       return done;

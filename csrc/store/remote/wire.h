@@ -8,10 +8,10 @@
 
 #include "store/remote/transport.h"
 
-// InfiniStore's protocol over TCP (of 0.2.35). A request is a packed header (magic, operation, bytes
-// of the body), a body, and for a put the value. An answer is a code of 4 bytes; where it is 200, a
-// number of 4 bytes comes after it, but for a put, and after that, for a get, the value. A server
-// that is sent a body that it can not read dies, so bodies are made here alone.
+// InfiniStore's protocol over TCP (of 0.2.35). A request is a packed header (magic, operation,
+// bytes of the body), a body, and for a put the value. An answer is a code of 4 bytes; where it is
+// 200, a number of 4 bytes comes after it, but for a put, and after that, for a get, the value. A
+// server that is sent a body that it can not read dies, so bodies are made here alone.
 namespace kvcore::wire {
 
 // The server ends a key at a NUL; longer ones would be allowed.
@@ -35,13 +35,15 @@ struct Head {
   int32_t code = 0;
   uint32_t number = 0;
 };
+bool is_done(const Head& head) noexcept;  // the code of success
 inline constexpr size_t kCodeBytes = 4;
 inline constexpr size_t kHeadBytes = 8;
 
 // Bytes of the head, as far as `received` bytes of it tell: 4 or 8.
 size_t head_bytes(Request::Kind kind, const Head& head, size_t received) noexcept;
 
-// What a whole head says; nothing where it makes no sense. After kDone for a get, the value follows.
+// What a whole head says; nothing where it makes no sense. After kDone for a get, the value
+// follows.
 std::optional<Reply> reply_of(const Request& request, const Head& head) noexcept;
 
 }  // namespace kvcore::wire
