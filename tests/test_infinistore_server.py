@@ -280,19 +280,47 @@ def test_leaving_while_a_value_is_sent_kills_it(start_infinistore: StartServer, 
         assert is_dead(server)
 
 
-def test_a_reset_in_front_of_the_answer_kills_it(start_infinistore: StartServer) -> None:
+REQUESTS = {
+    "get": wire.get_request(b"k"),
+    "miss": wire.get_request(b"never there"),
+    "put": wire.put_request(b"k", len(VALUE)) + VALUE,
+    "exists": wire.exists_request(b"k"),
+    "match": wire.match_request([b"k", b"never there"]),
+    "delete": wire.delete_request([b"never there"]),
+}
+
+
+@pytest.mark.parametrize("operation", REQUESTS)
+def test_a_reset_in_front_of_an_answer_kills_it(
+    start_infinistore: StartServer, operation: str
+) -> None:
+    """Of any operation and any size. The system resets who closes with bytes unread, too."""
     server = start_infinistore()
     with Connection(server.address) as client:
         client.put(b"k", VALUE)
-        server.freeze()
-        client.send(wire.get_request(b"k"))
-        client.reset()
-        server.thaw()
-        assert is_dead(server)
+    with suppress(OSError):
+        for _ in range(50):
+            with Connection(server.address) as leaving:
+                server.freeze()
+                leaving.send(REQUESTS[operation])
+                leaving.reset()
+            server.thaw()
+            time.sleep(0.01)
+    assert is_dead(server)
+
+
+@pytest.mark.parametrize("operation", [name for name in REQUESTS if name != "get"])
+def test_closing_in_front_of_an_answer_does_no_harm(
+    infinistore: InfiniStoreServer, operation: str
+) -> None:
+    for _ in range(20):
+        with Connection(infinistore.address) as leaving:
+            leaving.send(REQUESTS[operation])
+    assert infinistore.answers()
 
 
 @pytest.mark.parametrize("num_bytes", [512, 64 << 10])
-def test_closing_in_front_of_a_small_answer_does_no_harm(
+def test_closing_in_front_of_a_small_value_does_no_harm(
     start_infinistore: StartServer, num_bytes: int
 ) -> None:
     server = start_infinistore()
