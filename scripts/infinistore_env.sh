@@ -42,6 +42,7 @@ make_venv() {
 
 make_preloads() {
   local preloads=$1 making
+  command -v "${CC:-gcc}" >/dev/null || fail "${CC:-gcc} is missing"
   making=$(mktemp -d "$cache/making-XXXXXX")
   # shellcheck disable=SC2064  # this directory, now
   trap "rm -rf '$making'" EXIT
@@ -53,7 +54,6 @@ make_preloads() {
 }
 
 [ "$(uname -sm)" = "Linux x86_64" ] || fail "there is a wheel of infinistore for Linux on x86-64 alone"
-command -v "${CC:-gcc}" >/dev/null || fail "${CC:-gcc} is missing"
 python=$(find_python)
 tag=$("$python" -c 'import sys, sysconfig; print(sys.implementation.cache_tag + "-" + sysconfig.get_platform())')
 venv=$cache/infinistore-$(hash_of "$lock")-$tag

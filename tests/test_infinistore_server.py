@@ -6,6 +6,7 @@ with another release of the server, look at what the driver does about it.
 
 from __future__ import annotations
 
+import os
 import socket
 import statistics
 import subprocess
@@ -279,19 +280,47 @@ def test_leaving_while_a_value_is_sent_kills_it(start_infinistore: StartServer, 
         assert is_dead(server)
 
 
-def test_a_reset_in_front_of_the_answer_kills_it(start_infinistore: StartServer) -> None:
+REQUESTS = {
+    "get": wire.get_request(b"k"),
+    "miss": wire.get_request(b"never there"),
+    "put": wire.put_request(b"k", len(VALUE)) + VALUE,
+    "exists": wire.exists_request(b"k"),
+    "match": wire.match_request([b"k", b"never there"]),
+    "delete": wire.delete_request([b"never there"]),
+}
+
+
+@pytest.mark.parametrize("operation", REQUESTS)
+def test_a_reset_in_front_of_an_answer_kills_it(
+    start_infinistore: StartServer, operation: str
+) -> None:
+    """Of any operation and any size. The system resets who closes with bytes unread, too."""
     server = start_infinistore()
     with Connection(server.address) as client:
         client.put(b"k", VALUE)
-        server.freeze()
-        client.send(wire.get_request(b"k"))
-        client.reset()
-        server.thaw()
-        assert is_dead(server)
+    with suppress(OSError):
+        for _ in range(50):
+            with Connection(server.address) as leaving:
+                server.freeze()
+                leaving.send(REQUESTS[operation])
+                leaving.reset()
+            server.thaw()
+            time.sleep(0.01)
+    assert is_dead(server)
+
+
+@pytest.mark.parametrize("operation", [name for name in REQUESTS if name != "get"])
+def test_closing_in_front_of_an_answer_does_no_harm(
+    infinistore: InfiniStoreServer, operation: str
+) -> None:
+    for _ in range(20):
+        with Connection(infinistore.address) as leaving:
+            leaving.send(REQUESTS[operation])
+    assert infinistore.answers()
 
 
 @pytest.mark.parametrize("num_bytes", [512, 64 << 10])
-def test_closing_in_front_of_a_small_answer_does_no_harm(
+def test_closing_in_front_of_a_small_value_does_no_harm(
     start_infinistore: StartServer, num_bytes: int
 ) -> None:
     server = start_infinistore()
@@ -322,6 +351,77 @@ def test_an_empty_body_on_a_used_connection_kills_it(start_infinistore: StartSer
         client.exists(b"k")
         client.send(wire.frame(b"C", b"") + bytes(9))
         assert is_dead(server)
+
+
+# The official client, in a process of its own.
+
+OFFICIAL_CLIENT = """
+import asyncio, sys
+import numpy as np
+import infinistore
+
+def connect(kind):
+    config = infinistore.ClientConfig(
+        host_addr="127.0.0.1", service_port=int(sys.argv[1]), log_level="error",
+        connection_type=kind, link_type=infinistore.LINK_ETHERNET, dev_name="any", ib_port=1)
+    connection = infinistore.InfinityConnection(config)
+    connection.connect()
+    return connection
+
+"""
+
+
+def run_official_client(server: InfiniStoreServer, code: str, environment: dict[str, str]) -> None:
+    python = server.installation.venv / "bin" / "python"
+    done = subprocess.run(
+        [python, "-c", OFFICIAL_CLIENT + code, str(server.port)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_client_over_rdma_works_with_the_emulated_card(infinistore: InfiniStoreServer) -> None:
+    code = """
+source, target = np.random.bytes(1 << 20), np.zeros(1 << 20, np.uint8)
+source = np.frombuffer(source, np.uint8).copy()
+blocks = [(f"rdma-{i}", i * 65536) for i in range(16)]
+for _ in range(2):  # a second connection finds the server well
+    connection = connect(infinistore.TYPE_RDMA)
+    for array in (source, target):
+        connection.register_mr(array.ctypes.data, array.nbytes)
+    target[:] = 0
+    asyncio.run(connection.rdma_write_cache_async(blocks, 65536, source.ctypes.data))
+    asyncio.run(connection.rdma_read_cache_async(blocks, 65536, target.ctypes.data))
+    assert (source == target).all()
+    try:
+        asyncio.run(connection.rdma_read_cache_async([("none", 0)], 65536, target.ctypes.data))
+    except infinistore.InfiniStoreKeyNotFound:
+        pass
+    else:
+        raise AssertionError("found what is not there")
+    connection.close()
+"""
+    run_official_client(infinistore, code, infinistore.installation.environment())
+    with Connection(infinistore.address) as client:
+        value = client.get(b"rdma-3")
+        assert value is not None
+        assert len(value) == 65536
+
+
+def test_keys_of_the_official_client_stop_at_nul(infinistore: InfiniStoreServer) -> None:
+    code = """
+connection = connect(infinistore.TYPE_TCP)
+value = np.arange(1000, dtype=np.uint8)
+connection.tcp_write_cache("official\\0one", value.ctypes.data, value.nbytes)
+assert (connection.tcp_read_cache("official\\0two") == value).all()
+"""
+    libraries = {**os.environ, "LD_LIBRARY_PATH": str(infinistore.installation.preloads)}
+    run_official_client(infinistore, code, libraries)
+    with Connection(infinistore.address) as client:
+        assert client.exists(b"official")
 
 
 # The test bed's own promises.

@@ -144,6 +144,41 @@ def test_proxy_refuses_and_drops(proxy: Proxy) -> None:
     assert proxy.num_connections == 2
 
 
+@pytest.mark.parametrize("harms", [False, True])
+def test_proxy_cuts_without_harm_to_the_server(fake: FakeServer, proxy: Proxy, harms: bool) -> None:
+    proxy.cuts_harm_server = harms
+    ends: list[str] = []
+    value = bytes(64 << 20)
+
+    fake.script = lambda request: [wire.CODE.pack(wire.OK), value]
+    fake.on_end = lambda error: ends.append(type(error).__name__ if error else "closed")
+    proxy.cut_to_client_after = 1000
+    with Connection(proxy.address) as client:
+        client.send(wire.exists_request(b"k"))
+        assert len(client.receive(1000)) == 1000
+        with pytest.raises(ConnectionError):
+            client.receive(1)
+    end = time.monotonic() + 5
+    while not ends:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert (ends == ["closed"]) == (not harms)
+
+
+@pytest.mark.parametrize("resets", [False, True])
+def test_proxy_passes_on_how_a_client_left(fake: FakeServer, proxy: Proxy, resets: bool) -> None:
+    ends: list[str] = []
+    fake.on_end = lambda error: ends.append(type(error).__name__ if error else "closed")
+    client = Connection(proxy.address)
+    assert not client.exists(b"k")
+    client.reset() if resets else client.socket.close()
+    end = time.monotonic() + 5
+    while not ends:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert ends == ["ConnectionResetError" if resets else "closed"]
+
+
 def test_proxy_carries_much(fake: FakeServer, proxy: Proxy) -> None:
     value = bytes(64 << 20)
     with Connection(proxy.address) as client:

@@ -14,6 +14,7 @@ _COMMANDS = {
     "doctor": "Say what was compiled, what this machine has, and what is used.",
     "mrc": "Print hit ratios against capacity, exact for LRU and from a sample for any policy.",
     "replay": "Replay traces through the cache: hit ratio by policy and capacity.",
+    "serve": "Start a store's real server, with a health endpoint.",
     "workload": "Write a synthetic trace.",
 }
 

@@ -90,6 +90,8 @@ class FakeServer:
         May be exchanged at any time.
     requests : list of Request
         All that came, in the order in which they were read.
+    on_end : callable, optional
+        Called when a connection has ended, with the error or none.
     errors : list of str
         What clients did against the protocol, and exceptions of the script.
     """
@@ -98,6 +100,7 @@ class FakeServer:
         self.script: Script = script or HonestScript()
         self.requests: list[Request] = []
         self.errors: list[str] = []
+        self.on_end: Callable[[OSError | None], None] = lambda error: None
         self._lock = threading.Lock()
         self._connections: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -140,25 +143,33 @@ class FakeServer:
             threading.Thread(target=self._serve, args=(connection, index), daemon=True).start()
 
     def _serve(self, connection: socket.socket, index: int) -> None:
+        ended_by = None
+        try:
+            with connection:
+                self._converse(connection, index)
+        except OSError as error:
+            ended_by = error
+        self.on_end(ended_by)
+
+    def _converse(self, connection: socket.socket, index: int) -> None:
         number = 0
-        with suppress(OSError), connection:
-            while header := _receive(connection, wire.HEADER.size):
-                magic, operation, body_bytes = wire.HEADER.unpack(header)
-                if magic != wire.MAGIC:
-                    self.errors.append(f"a header with magic {magic:#x}")
-                    return
-                body = _receive(connection, body_bytes)
-                try:
-                    request = _parse(operation, body, index, number)
-                    going_on = self._answer(connection, request)
-                except OSError:
-                    raise
-                except Exception as error:
-                    self.errors.append(repr(error))
-                    return
-                if not going_on:
-                    return
-                number += 1
+        while header := _receive(connection, wire.HEADER.size):
+            magic, operation, body_bytes = wire.HEADER.unpack(header)
+            if magic != wire.MAGIC:
+                self.errors.append(f"a header with magic {magic:#x}")
+                return
+            body = _receive(connection, body_bytes)
+            try:
+                request = _parse(operation, body, index, number)
+                going_on = self._answer(connection, request)
+            except OSError:
+                raise
+            except Exception as error:
+                self.errors.append(repr(error))
+                return
+            if not going_on:
+                return
+            number += 1
 
     def _answer(self, connection: socket.socket, request: Request) -> bool:
         """Returns whether the connection goes on."""

@@ -77,6 +77,7 @@ class InfiniStoreServer:
 
     Attributes
     ----------
+    installation : Installation
     host : str
     port, manage_port : int
         The same after a `restart`.
@@ -93,7 +94,7 @@ class InfiniStoreServer:
         memory_limit_bytes: int | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._installation = installation
+        self.installation = installation
         self._options = {
             "--prealloc-size": prealloc_gib,
             "--minimal-allocate-size": granule_kib,
@@ -200,7 +201,7 @@ class InfiniStoreServer:
         ports = {"--service-port": self.port, "--manage-port": self.manage_port}
         options = [str(part) for option in {**self._options, **ports}.items() for part in option]
         self._process = subprocess.Popen(
-            [self._installation.command, *options],
+            [self.installation.command, *options],
             env={**self._environment, "FENCE_PARENT": str(os.getpid())},
             stdin=subprocess.DEVNULL,
             stdout=self._log,

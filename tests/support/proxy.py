@@ -14,10 +14,14 @@ from support.ports import Port
 
 _PART_BYTES = 256 << 10
 _QUEUED_PARTS = 256  # at most 64 MB under way
+_SILENCE_S = 0.3
+_Timed = tuple[float, "bytes | None"]  # when it came; none is a reset
 
 
 class Proxy:
     """Forwards connections to `server`; each knob may be turned at any time.
+
+    What one side does the other sees: a close as a close, a reset as a reset.
 
     Attributes
     ----------
@@ -28,6 +32,10 @@ class Proxy:
     cut_to_server_after, cut_to_client_after : int, optional
         A connection ends, both ways, when it has carried exactly as many bytes in that direction;
         0 ends it at the first byte.
+    cuts_harm_server : bool
+        A reset while the server has a request kills the real one. So the server's side of a
+        connection that is cut here is closed when nothing more comes from it; where this is true,
+        it is reset like the client's.
     num_connections : int
         Accepted so far.
     """
@@ -37,6 +45,7 @@ class Proxy:
         self.delay_ms = 0.0
         self.cut_to_server_after: int | None = None
         self.cut_to_client_after: int | None = None
+        self.cuts_harm_server = False
         self.num_connections = 0
         self._flows = threading.Event()
         self._flows.set()
@@ -83,11 +92,11 @@ class Proxy:
         threading.Thread(target=self._listen, args=(listener,), daemon=True).start()
 
     def drop(self) -> None:
-        """End every connection that there is; the client sees a reset."""
+        """Cut every connection that there is; the client sees a reset."""
         with self._lock:
             links = list(self._links)
         for link in links:
-            link.end()
+            link.cut()
 
     def close(self) -> None:
         self.refuse()
@@ -125,34 +134,58 @@ class _Link:
 
     def start(self) -> None:
         for source, target in ((self._client, self._server), (self._server, self._client)):
-            parts: queue.Queue[tuple[float, bytes]] = queue.Queue(_QUEUED_PARTS)
+            parts: queue.Queue[_Timed] = queue.Queue(_QUEUED_PARTS)
             for work, end in ((self._read, source), (self._write, target)):
                 threading.Thread(target=work, args=(end, parts), daemon=True).start()
 
-    def end(self) -> None:
-        if self._ended.is_set():
+    def cut(self) -> None:
+        """End it from here."""
+        if not self._end():
             return
-        self._ended.set()
-        with self._proxy._lock:
-            self._proxy._links.discard(self)
-        for side in (self._client, self._server):
-            with suppress(OSError):
-                side.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads it
-            _reset(side)
+        _reset(self._client)
+        if self._proxy.cuts_harm_server:
+            _reset(self._server)
+        else:
+            threading.Thread(target=self._drain_server, daemon=True).start()
 
-    def _read(self, source: socket.socket, parts: queue.Queue[tuple[float, bytes]]) -> None:
-        part = b"-"
+    def _end(self) -> bool:
+        """Returns whether it had not ended before."""
+        with self._proxy._lock:
+            if self._ended.is_set():
+                return False
+            self._ended.set()
+            self._proxy._links.discard(self)
+            return True
+
+    def _reset(self) -> None:
+        """One side was reset, so the other is."""
+        if self._end():
+            _reset(self._client)
+            _reset(self._server)
+
+    def _drain_server(self) -> None:
+        """Read away what it is sending, then close."""
+        with suppress(OSError):
+            self._server.settimeout(_SILENCE_S)
+            while self._server.recv(_PART_BYTES):
+                pass
+        with suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads it
+        self._server.close()
+
+    def _read(self, source: socket.socket, parts: queue.Queue[_Timed]) -> None:
+        part: bytes | None = b"-"
         while part and not self._ended.is_set():
             try:
                 part = source.recv(_PART_BYTES)
             except OSError:
-                part = b""
+                part = None
             while not self._ended.is_set():
                 with suppress(queue.Full):
                     parts.put((time.monotonic(), part), timeout=0.5)
                     break
 
-    def _write(self, target: socket.socket, parts: queue.Queue[tuple[float, bytes]]) -> None:
+    def _write(self, target: socket.socket, parts: queue.Queue[_Timed]) -> None:
         sent_bytes = 0
         while not self._ended.is_set():
             try:
@@ -164,34 +197,35 @@ class _Link:
                 time.sleep(wait_s)
             while not self._proxy._flows.wait(0.5) and not self._ended.is_set():
                 pass
-            if not part:
+            if part is None:
+                self._reset()
+            elif not part:
                 with suppress(OSError):
                     target.shutdown(socket.SHUT_WR)  # the other direction may go on
                 return
-            cut = (
-                self._proxy.cut_to_server_after
-                if target is self._server
-                else self._proxy.cut_to_client_after
-            )
-            whole = cut is None or sent_bytes + len(part) < cut
-            try:
-                target.sendall(part if whole else part[: max((cut or 0) - sent_bytes, 0)])
-            except OSError:
-                whole = False
-            sent_bytes += len(part)
-            if not whole:
-                self._end_after_arrival(target)
-                return
+            else:
+                self._carry(target, part, sent_bytes)
+                sent_bytes += len(part)
 
-    def _end_after_arrival(self, target: socket.socket) -> None:
-        """End it when the last bytes are with the other side's system: a reset discards them."""
-        with suppress(OSError):
-            target.shutdown(socket.SHUT_WR)
-            time.sleep(0.02)
-        self.end()
+    def _carry(self, target: socket.socket, part: bytes, sent_bytes: int) -> None:
+        to_server = target is self._server
+        cut = self._proxy.cut_to_server_after if to_server else self._proxy.cut_to_client_after
+        cuts = cut is not None and sent_bytes + len(part) >= cut
+        try:
+            target.sendall(part[: max((cut or 0) - sent_bytes, 0)] if cuts else part)
+        except OSError:
+            self._reset()
+            return
+        if cuts:
+            with suppress(OSError):
+                target.shutdown(socket.SHUT_WR)
+            time.sleep(0.02)  # a reset discards what has not arrived
+            self.cut()
 
 
 def _reset(side: socket.socket) -> None:
     with suppress(OSError):
         side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with suppress(OSError):
+        side.shutdown(socket.SHUT_RD)  # wakes the thread that reads it
     side.close()

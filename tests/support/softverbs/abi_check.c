@@ -1,68 +1,68 @@
-#define _GNU_SOURCE
-/* prints offsets; build twice and diff: -DSYS uses rdma-core's verbs.h */
+// Prints where everything lies in verbs_abi.h, or, with -DSYSTEM, in rdma-core's verbs.h. Where its
+// headers are installed, in this folder:
+//   gcc abi_check.c -o ours && gcc -DSYSTEM abi_check.c -o system && diff <(./ours) <(./system)
+#ifdef SYSTEM
+#include <infiniband/verbs.h>
+#define WR(field) wr.rdma.field
+#define OP(name, slot) (offsetof(struct ibv_context_ops, name) / sizeof(void*))
+#else
+#include "verbs_abi.h"
+#define WR(field) rdma.field
+#define OP(name, slot) ((size_t)slot)
+#endif
 #include <stddef.h>
 #include <stdio.h>
-#ifdef SYS
-#include <infiniband/verbs.h>
-#define P(t, f) printf("%s.%s %zu\n", #t, #f, offsetof(struct t, f))
-#define RADDR offsetof(struct ibv_send_wr, wr.rdma.remote_addr)
-#define RKEY offsetof(struct ibv_send_wr, wr.rdma.rkey)
-#define OPS(n, i) (offsetof(struct ibv_context_ops, n) / 8)
-#define PORT struct ibv_port_attr
-#else
-#include "softverbs.c"
-#define P(t, f) printf("%s.%s %zu\n", #t, #f, offsetof(struct t, f))
-#define RADDR offsetof(struct ibv_send_wr, rdma.remote_addr)
-#define RKEY offsetof(struct ibv_send_wr, rdma.rkey)
-#define OPS(n, i) ((size_t)i)
-#define PORT struct port_attr
-#endif
-int main() {
-  P(ibv_device, ibdev_path);
-  P(ibv_context, ops);
-  P(ibv_context, abi_compat);
-  P(ibv_context, num_comp_vectors);
-  P(ibv_mr, lkey);
-  P(ibv_mr, rkey);
-  P(ibv_comp_channel, fd);
-  P(ibv_cq, channel);
-  P(ibv_cq, cq_context);
-  P(ibv_qp, qp_num);
-  P(ibv_qp, state);
-  P(ibv_sge, lkey);
-  P(ibv_send_wr, next);
-  P(ibv_send_wr, sg_list);
-  P(ibv_send_wr, num_sge);
-  P(ibv_send_wr, opcode);
-  P(ibv_send_wr, send_flags);
-  P(ibv_send_wr, imm_data);
-  P(ibv_recv_wr, num_sge);
-  P(ibv_recv_wr, sg_list);
-  P(ibv_wc, status);
-  P(ibv_wc, opcode);
-  P(ibv_wc, byte_len);
-  P(ibv_wc, imm_data);
-  P(ibv_wc, qp_num);
-  P(ibv_wc, wc_flags);
-  printf("wc %zu\n", sizeof(struct ibv_wc));
-  P(ibv_qp_init_attr, cap);
-  P(ibv_qp_init_attr, qp_type);
-  P(ibv_qp_init_attr, sq_sig_all);
-  P(ibv_qp_attr, dest_qp_num);
-  printf("raddr %zu rkey %zu\n", RADDR, RKEY);
-  printf("ops %zu %zu %zu %zu\n", OPS(poll_cq, OP_POLL_CQ), OPS(req_notify_cq, OP_REQ_NOTIFY),
-         OPS(post_send, OP_POST_SEND), OPS(post_recv, OP_POST_RECV));
-#ifdef SYS
-  printf("port %zu %zu %zu\n", offsetof(PORT, lid), offsetof(PORT, active_mtu),
-         offsetof(PORT, link_layer));
-  printf("const %d %d %d %d %d %d %d %d %d\n", IBV_WC_RETRY_EXC_ERR, IBV_WC_REM_ACCESS_ERR,
-         IBV_WC_LOC_PROT_ERR, IBV_WR_RDMA_READ, IBV_WC_RECV_RDMA_WITH_IMM, IBV_WC_WITH_IMM,
-         IBV_SEND_SIGNALED, IBV_QPS_ERR, IBV_QPT_RC);
-#else
-  printf("port %zu %zu %zu\n", offsetof(PORT, lid), offsetof(PORT, active_mtu),
-         offsetof(PORT, link_layer));
-  printf("const %d %d %d %d %d %d %d %d %d\n", S_RETRY_EXC, S_REM_ACCESS, S_LOC_PROT, WR_READ,
-         WC_RECV_RDMA_IMM, WC_WITH_IMM, SEND_SIGNALED, QPS_ERR, 2);
-#endif
+
+#define FIELD(type, field) printf(#type "." #field " %zu\n", offsetof(struct type, field))
+#define VALUE(name) printf(#name " %d\n", (int)name)
+
+int main(void) {
+  FIELD(ibv_device, ibdev_path);
+  FIELD(ibv_context, ops);
+  FIELD(ibv_context, num_comp_vectors);
+  FIELD(ibv_context, abi_compat);
+  FIELD(ibv_mr, lkey);
+  FIELD(ibv_mr, rkey);
+  FIELD(ibv_comp_channel, fd);
+  FIELD(ibv_cq, channel);
+  FIELD(ibv_cq, cq_context);
+  FIELD(ibv_qp, qp_num);
+  FIELD(ibv_qp, state);
+  FIELD(ibv_sge, lkey);
+  FIELD(ibv_send_wr, next);
+  FIELD(ibv_send_wr, sg_list);
+  FIELD(ibv_send_wr, num_sge);
+  FIELD(ibv_send_wr, opcode);
+  FIELD(ibv_send_wr, send_flags);
+  FIELD(ibv_send_wr, imm_data);
+  printf("ibv_send_wr.remote_addr %zu\n", offsetof(struct ibv_send_wr, WR(remote_addr)));
+  printf("ibv_send_wr.rkey %zu\n", offsetof(struct ibv_send_wr, WR(rkey)));
+  FIELD(ibv_recv_wr, sg_list);
+  FIELD(ibv_recv_wr, num_sge);
+  FIELD(ibv_wc, status);
+  FIELD(ibv_wc, opcode);
+  FIELD(ibv_wc, byte_len);
+  FIELD(ibv_wc, imm_data);
+  FIELD(ibv_wc, qp_num);
+  FIELD(ibv_wc, wc_flags);
+  printf("ibv_wc %zu\n", sizeof(struct ibv_wc));
+  FIELD(ibv_qp_init_attr, cap);
+  FIELD(ibv_qp_init_attr, qp_type);
+  FIELD(ibv_qp_init_attr, sq_sig_all);
+  FIELD(ibv_qp_attr, dest_qp_num);
+  FIELD(ibv_port_attr, lid);
+  FIELD(ibv_port_attr, active_mtu);
+  FIELD(ibv_port_attr, link_layer);
+  printf("slots %zu %zu %zu %zu\n", OP(poll_cq, kOpPollCq), OP(req_notify_cq, kOpReqNotifyCq),
+         OP(post_send, kOpPostSend), OP(post_recv, kOpPostRecv));
+  VALUE(IBV_WC_RETRY_EXC_ERR);
+  VALUE(IBV_WC_REM_ACCESS_ERR);
+  VALUE(IBV_WC_LOC_PROT_ERR);
+  VALUE(IBV_WR_RDMA_READ);
+  VALUE(IBV_WC_RECV_RDMA_WITH_IMM);
+  VALUE(IBV_WC_WITH_IMM);
+  VALUE(IBV_SEND_SIGNALED);
+  VALUE(IBV_QPS_ERR);
+  VALUE(IBV_QPT_RC);
   return 0;
 }

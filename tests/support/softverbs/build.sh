@@ -13,4 +13,4 @@ cc=${CC:-gcc}
 $cc "$@" -o hostfix.so "$here/hostfix.c" -ldl
 $cc "$@" -o fence.so "$here/fence.c" -ldl
 $cc "$@" -Wl,-soname,libibverbs.so.1 -Wl,--version-script="$here/libibverbs.map" \
-  -o libibverbs.so.1 "$here/softverbs.c"
+  -o libibverbs.so.1 "$here/device.c" "$here/completions.c" "$here/queue_pair.c" "$here/carrier.c"

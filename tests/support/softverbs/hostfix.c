@@ -1,19 +1,17 @@
-/* hostfix.c - two host problems of the infinistore 0.2.35 wheel that have nothing to do with RDMA;
- * linked into softverbs.so.
- *  1. server.py writes -1000 to /proc/<pid>/oom_score_adj and dies (PermissionError) without
- *     CAP_SYS_RESOURCE, root or not: that open goes to /dev/null.
- *  2. The wheel bundles libuv 1.41.1 but drives the loop of whatever libuv uvloop was built with;
- *     with uvloop 0.23 (libuv 1.52) the server aborts on the first connection
- *     (core.c uv__io_cb "unreachable code").  Send the extension's uv_* calls to uvloop's own
- * libuv.
- *  3. The server frees a uv_poll_t inside its Client object without uv_close() when an RDMA client
- *     leaves (infinistore.cpp ~Client): libuv's handle list keeps pointing at freed memory and the
- * heap is corrupted at the next connection.  Give libuv a heap handle of our own and close it
- * properly. HOSTFIX_NOPOLL=1 turns this one off (to reproduce the bug).
- *  4. Only with HOSTFIX_NODELAY=1: TCP_NODELAY on accepted connections.  The server sends an 8-byte
- * header and the value in separate writes under Nagle, so each TCP read of a value smaller than one
- * MSS (65483 bytes on loopback) waits ~44 ms for the client's delayed ACK.
- */
+// hostfix: what the server of infinistore 0.2.35 needs on an ordinary machine and that has nothing
+// to do with RDMA. It hides none of the hazards that clients over TCP meet.
+//  1. The server writes -1000 to /proc/<pid>/oom_score_adj and dies where it may not: that goes to
+//     /dev/null.
+//  2. The wheel brings libuv 1.41.1, but drives the loop of the libuv inside uvloop, and aborts at
+//  the
+//     first connection where that is 1.52 (uvloop 0.23): its calls go to uvloop's.
+//  3. When a client over RDMA leaves, the server frees a uv_poll_t inside its own object without
+//     uv_close(): libuv keeps a pointer to it and the heap is corrupted at the next connection.
+//     libuv gets a handle of ours, which is closed. HOSTFIX_NOPOLL=1 turns this off, to meet the
+//     bug.
+//  4. Only with HOSTFIX_NODELAY=1: TCP_NODELAY on the server's side. Without it, a value below
+//  65,483
+//     bytes waits some 44 ms for the client's delayed acknowledgement of the header.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -24,114 +22,141 @@
 #include <string.h>
 #include <sys/types.h>
 
-static int open_redirect(const char* sym, const char* path, int flags, va_list ap) {
-  mode_t mode = (flags & (O_CREAT | __O_TMPFILE)) ? va_arg(ap, mode_t) : 0;
-  int (*real)(const char*, int, ...) = (int (*)(const char*, int, ...))dlsym(RTLD_NEXT, sym);
-  const char* e = path ? strrchr(path, '/') : NULL;
-  if (e && !strcmp(e, "/oom_score_adj") && (flags & O_ACCMODE) != O_RDONLY) {
-    path = "/dev/null";
-    flags &= ~O_CREAT;
+// ---- 1 ----
+
+typedef int (*open_fn)(const char*, int, ...);
+
+static int redirected_open(const char* name, const char* path, int flags, va_list arguments) {
+  const mode_t mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(arguments, mode_t) : 0;
+  const open_fn real = (open_fn)dlsym(RTLD_NEXT, name);
+  const char* end = path ? strrchr(path, '/') : NULL;
+  if (end && !strcmp(end, "/oom_score_adj") && (flags & O_ACCMODE) != O_RDONLY) {
+    return real("/dev/null", flags & ~O_CREAT, mode);
   }
   return real(path, flags, mode);
 }
-int open(const char* path, int flags, ...) {
-  va_list ap;
-  va_start(ap, flags);
-  int r = open_redirect("open", path, flags, ap);
-  va_end(ap);
-  return r;
-}
-int open64(const char* path, int flags, ...) {
-  va_list ap;
-  va_start(ap, flags);
-  int r = open_redirect("open64", path, flags, ap);
-  va_end(ap);
-  return r;
-}
 
-struct find {
-  const char* pat;
+#define REDIRECT(name)                                             \
+  int name(const char* path, int flags, ...) {                     \
+    va_list arguments;                                             \
+    va_start(arguments, flags);                                    \
+    const int fd = redirected_open(#name, path, flags, arguments); \
+    va_end(arguments);                                             \
+    return fd;                                                     \
+  }
+REDIRECT(open)
+REDIRECT(open64)
+
+// ---- 2 ----
+
+struct search {
+  const char* pattern;
   char path[1024];
 };
-static int find_cb(struct dl_phdr_info* i, size_t sz, void* arg) {
-  struct find* f = arg;
-  (void)sz;
-  if (!i->dlpi_name || !strstr(i->dlpi_name, f->pat)) return 0;
-  snprintf(f->path, sizeof f->path, "%s", i->dlpi_name);
+
+static int note_match(struct dl_phdr_info* info, size_t size, void* argument) {
+  struct search* search = argument;
+  (void)size;
+  if (!info->dlpi_name || !strstr(info->dlpi_name, search->pattern)) return 0;
+  snprintf(search->path, sizeof search->path, "%s", info->dlpi_name);
   return 1;
 }
-static void* uv_sym(const char* name) {
-  static const char* const pats[] = {"/uvloop/loop.", "libuv-", "libuv.so"};
-  for (unsigned k = 0; k < sizeof pats / sizeof *pats; k++) {
-    struct find f = {.pat = pats[k]};
-    void *h, *s = NULL;
-    if (dl_iterate_phdr(find_cb, &f) && (h = dlopen(f.path, RTLD_NOLOAD | RTLD_LAZY))) {
-      s = dlsym(h, name);
-      dlclose(h);
-    }
-    if (s) return s;
+
+static void* uv_symbol(const char* name) {
+  static const char* const patterns[] = {"/uvloop/loop.", "libuv-", "libuv.so"};
+  for (unsigned i = 0; i < sizeof patterns / sizeof *patterns; i++) {
+    struct search search = {.pattern = patterns[i]};
+    if (!dl_iterate_phdr(note_match, &search)) continue;
+    void* library = dlopen(search.path, RTLD_NOLOAD | RTLD_LAZY);
+    if (!library) continue;
+    void* symbol = dlsym(library, name);
+    dlclose(library);
+    if (symbol) return symbol;
   }
-  fprintf(stderr, "hostfix: no libuv provides %s\n", name);
+  fprintf(stderr, "hostfix: no libuv has %s\n", name);
   abort();
 }
-typedef long (*fn6)(long, long, long, long, long, long);
-#define FWD(n)                                             \
-  long n(long a, long b, long c, long d, long e, long f) { \
-    static fn6 p;                                          \
-    if (!p) p = (fn6)uv_sym(#n);                           \
-    return p(a, b, c, d, e, f);                            \
+
+typedef long (*six_fn)(long, long, long, long, long, long);
+
+#define FORWARD(name)                                         \
+  long name(long a, long b, long c, long d, long e, long f) { \
+    static six_fn real;                                       \
+    if (!real) real = (six_fn)uv_symbol(#name);               \
+    return real(a, b, c, d, e, f);                            \
   }
-FWD(uv_close)
-FWD(uv_default_loop) FWD(uv_err_name) FWD(uv_ip4_addr) FWD(uv_listen) FWD(uv_queue_work)
-    FWD(uv_read_start) FWD(uv_strerror) FWD(uv_tcp_bind) FWD(uv_tcp_init)
-        FWD(uv_write) int uv_accept(void* srv, void* cli) {
-  int r = ((int (*)(void*, void*))uv_sym("uv_accept"))(srv, cli);
-  if (!r && getenv("HOSTFIX_NODELAY")) ((int (*)(void*, int))uv_sym("uv_tcp_nodelay"))(cli, 1);
-  return r;
-}
-struct uvbuf {
+FORWARD(uv_close)
+FORWARD(uv_default_loop)
+FORWARD(uv_err_name)
+FORWARD(uv_ip4_addr)
+FORWARD(uv_listen)
+FORWARD(uv_queue_work)
+FORWARD(uv_read_start)
+FORWARD(uv_strerror)
+FORWARD(uv_tcp_bind)
+FORWARD(uv_tcp_init)
+FORWARD(uv_write)
+
+struct uv_buf {
   char* base;
-  size_t len;
+  size_t length;
 };
-struct uvbuf uv_buf_init(char* b, unsigned n) {
-  struct uvbuf r = {b, n};
-  return r;
+
+struct uv_buf uv_buf_init(char* base, unsigned length) { return (struct uv_buf){base, length}; }
+
+// ---- 3 ---- (all in the loop's thread)
+
+typedef int (*poll_init_fn)(void*, void*, int);
+typedef int (*poll_start_fn)(void*, int, void*);
+typedef int (*poll_stop_fn)(void*);
+typedef void (*close_fn)(void*, void (*)(void*));
+
+struct poll_handle {
+  void* theirs;
+  void** ours;  // a uv_poll_t; its first member is its `data`
+  struct poll_handle* next;
+};
+
+enum { kMoreThanPollHandle = 1024 };
+static struct poll_handle* poll_handles;
+
+static struct poll_handle** find_poll_handle(const void* theirs) {
+  struct poll_handle** link = &poll_handles;
+  while (*link && (*link)->theirs != theirs) link = &(*link)->next;
+  return link;
 }
 
-struct pollmap {
-  void* theirs;
-  void** ours;
-  struct pollmap* next;
-};
-static struct pollmap* polls; /* loop thread only */
-static struct pollmap** poll_find(void* h) {
-  struct pollmap** p = &polls;
-  while (*p && (*p)->theirs != h) p = &(*p)->next;
-  return p;
+int uv_poll_init(void* loop, void* theirs, int fd) {
+  const poll_init_fn real = (poll_init_fn)uv_symbol("uv_poll_init");
+  if (getenv("HOSTFIX_NOPOLL")) return real(loop, theirs, fd);
+  struct poll_handle* handle = calloc(1, sizeof *handle);
+  *handle = (struct poll_handle){theirs, calloc(1, kMoreThanPollHandle), poll_handles};
+  poll_handles = handle;
+  return real(loop, handle->ours, fd);
 }
-int uv_poll_init(void* loop, void* h, int fd) {
-  int (*real)(void*, void*, int) = (int (*)(void*, void*, int))uv_sym("uv_poll_init");
-  if (getenv("HOSTFIX_NOPOLL")) return real(loop, h, fd);
-  struct pollmap* m = calloc(1, sizeof *m);
-  m->theirs = h;
-  m->ours = calloc(1, 1024);
-  m->next = polls;
-  polls = m;
-  return real(loop, m->ours, fd);
+
+int uv_poll_start(void* theirs, int events, void* callback) {
+  const struct poll_handle* handle = *find_poll_handle(theirs);
+  if (handle) handle->ours[0] = *(void**)theirs;
+  const poll_start_fn real = (poll_start_fn)uv_symbol("uv_poll_start");
+  return real(handle ? handle->ours : theirs, events, callback);
 }
-int uv_poll_start(void* h, int events, void* cb) {
-  struct pollmap* m = *poll_find(h);
-  if (m) {
-    m->ours[0] = *(void**)h;
-    h = m->ours;
-  } /* uv_handle_t.data is the first member */
-  return ((int (*)(void*, int, void*))uv_sym("uv_poll_start"))(h, events, cb);
-}
-int uv_poll_stop(void* h) {
-  struct pollmap **p = poll_find(h), *m = *p;
-  if (!m) return ((int (*)(void*))uv_sym("uv_poll_stop"))(h);
-  *p = m->next;
-  ((void (*)(void*, void (*)(void*)))uv_sym("uv_close"))(m->ours, free);
-  free(m);
+
+int uv_poll_stop(void* theirs) {
+  struct poll_handle **link = find_poll_handle(theirs), *handle = *link;
+  if (!handle) return ((poll_stop_fn)uv_symbol("uv_poll_stop"))(theirs);
+  *link = handle->next;
+  ((close_fn)uv_symbol("uv_close"))(handle->ours, free);
+  free(handle);
   return 0;
+}
+
+// ---- 4 ----
+
+int uv_accept(void* server, void* client) {
+  const int result = ((int (*)(void*, void*))uv_symbol("uv_accept"))(server, client);
+  if (!result && getenv("HOSTFIX_NODELAY")) {
+    ((int (*)(void*, int))uv_symbol("uv_tcp_nodelay"))(client, 1);
+  }
+  return result;
 }
