@@ -19,9 +19,10 @@ except ImportError as error:
     raise ImportError(
         "kvcore's native modules are not built for this Python; build them with: pip install ."
     ) from error
-from kvcore.cache import KVCache, KVCacheStats, Lookup
+from kvcore.cache import KVCache, KVCacheStats
 from kvcore.hashing import BlockHasher, Namespace, fold
 from kvcore.layers import PagedLayers
+from kvcore.operations import Lookup
 from kvcore.shared_slab import SharedSlab
 from kvcore.slabs import DeviceSlab, HostSlab
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from threading import Lock
 from typing import TypeVar
@@ -24,7 +24,17 @@ from kvcore.copies import CopyPool, TransferPlan
 from kvcore.device_copy import device_transfer
 from kvcore.hashing import HashArray
 from kvcore.layers import PagedLayers
-from kvcore.operations import Handle, Load, Operation, Prefetch, Save, Transfer, Write
+from kvcore.operations import (
+    Handle,
+    Load,
+    Lookup,
+    Operation,
+    Prefetch,
+    Probe,
+    Save,
+    Transfer,
+    Write,
+)
 from kvcore.planes import IntArray, integers
 from kvcore.slabs import HostSlab
 from kvcore.stores import Store
@@ -32,29 +42,6 @@ from kvcore.stores import Store
 _LOG = logging.getLogger(__name__)
 _POLL_S = 0.001
 _O = TypeVar("_O", bound=Operation)
-
-
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """Where the blocks are that a chain begins with, at the time it was asked.
-
-    Attributes
-    ----------
-    hashes : uint8[n, 16]
-        The chain that was asked for.
-    host_blocks : int
-        Blocks from the start that the slab holds.
-    store_blocks : int
-        Blocks after these that the store holds, as far as it knows without asking anybody.
-    """
-
-    hashes: HashArray = field(repr=False)
-    host_blocks: int
-    store_blocks: int
-
-    @property
-    def num_blocks(self) -> int:
-        return self.host_blocks + self.store_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +170,30 @@ class KVCache:
             positions = np.arange(host, len(hashes), dtype=np.uint32)
             stored = self._store.match(hashes[host:], positions=positions)
         return Lookup(hashes, host, stored)
+
+    def probe(self, lookup: Lookup, *, timeout_s: float) -> Probe | None:
+        """Start to ask the store what else it has of a chain.
+
+        A store that other processes write to knows only what this one met; `lookup` goes by that.
+
+        Parameters
+        ----------
+        lookup : Lookup
+        timeout_s : float
+            What was not answered by then counts as not there.
+
+        Returns
+        -------
+        Probe, or None
+            None when there is nothing to ask.
+        """
+        _check_number("timeout_s", timeout_s, 0.0, 3600.0)
+        rest = lookup.hashes[lookup.num_blocks :]
+        if self._store is None or len(rest) == 0:
+            return None
+        positions = np.arange(lookup.num_blocks, len(lookup.hashes), dtype=np.uint32)
+        batch = self._store.contains(rest, timeout_s, positions=positions)
+        return Probe(batch, partial(self.lookup, lookup.hashes))
 
     def prefetch(
         self, lookup: Lookup, request: RequestInfo | None = None, *, timeout_s: float

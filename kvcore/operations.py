@@ -7,6 +7,7 @@ settled when somebody asks, which every call of the KVCache does.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Protocol
 
@@ -21,6 +22,29 @@ from kvcore._core import (
     Reservation,
 )
 from kvcore.hashing import HashArray
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Where the blocks are that a chain begins with, at the time it was asked.
+
+    Attributes
+    ----------
+    hashes : uint8[n, 16]
+        The chain that was asked for.
+    host_blocks : int
+        Blocks from the start that the slab holds.
+    store_blocks : int
+        Blocks after these that the store holds, as far as it knows without asking anybody.
+    """
+
+    hashes: HashArray = field(repr=False)
+    host_blocks: int
+    store_blocks: int
+
+    @property
+    def num_blocks(self) -> int:
+        return self.host_blocks + self.store_blocks
 
 
 class Handle(Protocol):
@@ -48,6 +72,27 @@ class Operation:
 
     def _settle(self) -> bool:
         raise NotImplementedError
+
+
+class Probe:
+    """A question to the store, under way: what it has of a chain. Borrows nothing. Thread safe."""
+
+    def __init__(self, batch: Batch, answer: Callable[[], Lookup]) -> None:
+        self._batch = batch
+        self._answer = answer
+
+    def done(self) -> bool:
+        """Whether the store answered, or the time is over."""
+        return not (self._batch.outcomes == Outcome.PENDING).any()
+
+    def wait(self) -> Lookup:
+        """Wait for the answer, to the deadline at most; what there is of the chain then."""
+        self._batch.wait()
+        return self._answer()
+
+    def cancel(self) -> None:
+        """Give up what has not been answered yet."""
+        self._batch.cancel()
 
 
 class Prefetch(Operation):

@@ -109,6 +109,8 @@ def verify(trace: Trace, cache: KVCache) -> VerifyResult:
     blocks = host_blocks = store_blocks = checked = 0
     for number, (hashes, request, output_tokens) in enumerate(requests_of(trace)):
         found = cache.lookup(hashes)
+        if (probe := cache.probe(found, timeout_s=_FETCH_TIMEOUT_S)) is not None:
+            found = probe.wait()
         if (fetch := cache.prefetch(found, request, timeout_s=_FETCH_TIMEOUT_S)) is not None:
             fetch.wait()
         lease = cache.acquire(hashes, request)

@@ -1,4 +1,4 @@
-"""InfiniStoreStore against the real server: what comes back is what was put, or nothing, in time."""
+"""InfiniStoreStore and the real server: what comes back is what was put, or nothing, in time."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models.chains import Hashes, hashes_of
+from models.chains import Hashes
 from support.fake_server import Act, FakeServer, HonestScript, Request
 from support.infinistore import InfiniStoreServer
 from support.proxy import Proxy
 
+from kvcore import HostSlab, KVCache
 from kvcore.stores import Batch, InfiniStoreStore, Outcome, Server
 from kvcore.stores.infinistore import chunk_blocks_for
-from kvcore.verify import payload
+from kvcore.verify import Engine, payload
 
 BLOCK_BYTES = 4096
 WAIT_S = 30.0
@@ -203,6 +204,35 @@ def test_what_does_not_fit_the_queue_is_left_out_at_the_end(new_node: Callable[.
     done = node.put(chain(100))
     assert done == [Outcome.DONE] * 20 + [Outcome.MISS] * 80
     assert node.put(chain(10)) == [Outcome.DONE] * 10
+
+
+def test_a_cache_brings_what_another_one_keeps(new_node: Callable[..., Node]) -> None:
+    writer, reader = (
+        KVCache(HostSlab(64, BLOCK_BYTES), new_node().store, max_dirty=1.0) for _ in range(2)
+    )
+    hashes = chain(40)
+    engine = Engine(64, BLOCK_BYTES)
+    ids = engine.block_ids[:40]
+    engine.write(ids, payload(hashes, BLOCK_BYTES))
+    assert writer.store(hashes, engine.layers, ids).wait(WAIT_S)
+    assert writer.flush(WAIT_S)
+    found = reader.lookup(hashes)
+    assert found.num_blocks == 0
+    probe = reader.probe(found, timeout_s=WAIT_S)
+    assert probe is not None
+    found = probe.wait()
+    assert probe.done()
+    assert (found.host_blocks, found.store_blocks) == (0, 40)
+    assert reader.probe(found, timeout_s=WAIT_S) is None
+    fetch = reader.prefetch(found, timeout_s=WAIT_S)
+    assert fetch is not None
+    assert fetch.wait() == 40
+    engine.write(ids, ~payload(hashes, BLOCK_BYTES))
+    with reader.acquire(hashes) as lease:
+        assert reader.load(lease, engine.layers, ids).wait(WAIT_S)
+    assert np.array_equal(engine.read(ids), payload(hashes, BLOCK_BYTES))
+    writer.close()
+    reader.close()
 
 
 # --- Hazards of the server ----------------------------------------------------------------------

@@ -1,11 +1,11 @@
 #pragma once
 
 #include <chrono>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <vector>
 
 #include "common/types.h"
 #include "store/batch.h"
@@ -15,9 +15,10 @@ namespace kvcore {
 // What a call is about: blocks of one chain, in its order, and where in it they are; or, without
 // positions, blocks of no chain. Borrows both.
 struct Keys {
-  Keys(std::span<const BlockHash> hashes_, std::span<const uint32_t> positions_ = {})
+  Keys(std::span<const BlockHash> hashes_, std::span<const uint32_t> positions_)
       : hashes(hashes_), positions(positions_) {}
-  Keys(const std::vector<BlockHash>& hashes_) : hashes(hashes_) {}
+  template <std::convertible_to<std::span<const BlockHash>> Hashes>
+  Keys(const Hashes& hashes_) : hashes(hashes_) {}
 
   size_t size() const noexcept { return hashes.size(); }
   const BlockHash& operator[](size_t key) const { return hashes[key]; }

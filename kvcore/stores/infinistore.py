@@ -34,7 +34,7 @@ class Server:
 
     @property
     def name(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def __post_init__(self) -> None:
         if not isinstance(self.host, str) or not self.host:

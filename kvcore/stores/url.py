@@ -8,9 +8,11 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from kvcore.stores.contract import Store
+from kvcore.stores.infinistore import InfiniStoreStore, Server
 from kvcore.stores.local import DiskStore, MemoryStore
 
 _SIZE = re.compile(r"(\d+)(?:\.(\d+))?\s*(B|KiB|MiB|GiB|TiB)?")
+_PLACE = re.compile(r"(?:\[([0-9a-fA-F:]+)\]|([^\s:\[\]/]+))(?::(\d+))?")
 _UNITS = {"B": 0, "KiB": 1, "MiB": 2, "GiB": 3, "TiB": 4}
 _DEFAULT_BYTES = {"memory": 1 << 30, "disk": 16 << 30}
 
@@ -44,8 +46,27 @@ def _truth(name: str, text: str) -> bool:
     return text == "true"
 
 
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{name} must be a number, got {text!r}") from None
+
+
 def _text(name: str, text: str) -> str:
     return text
+
+
+def _servers(netloc: str) -> list[Server]:
+    """Of "host:port,[::1]:port,host"; the port is 22345 where none is given."""
+    servers = []
+    for place in netloc.split(","):
+        found = _PLACE.fullmatch(place)
+        if not found:
+            raise ValueError(f"url must have servers as host:port,host:port, got {place!r}")
+        host = found[1] or found[2]
+        servers.append(Server(host, _integer("port", found[3])) if found[3] else Server(host))
+    return servers
 
 
 _OPTIONS: dict[str, dict[str, Callable[[str, str], Any]]] = {
@@ -57,6 +78,19 @@ _OPTIONS: dict[str, dict[str, Callable[[str, str], Any]]] = {
         "depth": _integer,
         "io": _text,
     },
+    "infinistore": {
+        "chunk_blocks": _integer,
+        "granule_bytes": parse_size,
+        "replicas": _integer,
+        "connections": _integer,
+        "stall_s": _number,
+        "first_probe_s": _number,
+        "last_probe_s": _number,
+        "record_age_s": _number,
+        "patience_s": _number,
+        "max_queued_bytes": parse_size,
+        "max_queue_delay_s": _number,
+    },
 }
 
 
@@ -67,8 +101,9 @@ def open_store(url: str, fingerprint: bytes, value_bytes: int) -> Store:
     ----------
     url : str
         ``memory:?max_bytes=4GiB`` or ``disk:PATH?max_bytes=1TiB&fsync=each&depth=32&io=threads``.
-        Options are those of `MemoryStore` and `DiskStore`; `max_bytes` is 1 GiB in memory and
-        16 GiB on disk if it is not given.
+        ``infinistore://HOST:PORT,HOST:PORT?replicas=2&stall_s=0.05``. Options are those of
+        `MemoryStore`, `DiskStore` and `InfiniStoreStore`; `max_bytes` is 1 GiB in memory and 16 GiB
+        on disk if it is not given.
     fingerprint : bytes
         16 bytes: `Namespace.fingerprint`.
     value_bytes : int
@@ -87,12 +122,14 @@ def open_store(url: str, fingerprint: bytes, value_bytes: int) -> Store:
         )
     if parts.fragment or "#" in url:
         raise ValueError(f"url must have %23 for each '#', got {url!r}")
-    if parts.netloc:
+    if parts.netloc and parts.scheme != "infinistore":
         raise ValueError(
             f"url must have a path after {parts.scheme}: and no host, got {parts.netloc!r}"
         )
     known = _OPTIONS[parts.scheme]
-    options: dict[str, Any] = {"max_bytes": _DEFAULT_BYTES[parts.scheme]}
+    options: dict[str, Any] = {}
+    if parts.scheme in _DEFAULT_BYTES:
+        options["max_bytes"] = _DEFAULT_BYTES[parts.scheme]
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name not in known:
             raise ValueError(
@@ -100,6 +137,10 @@ def open_store(url: str, fingerprint: bytes, value_bytes: int) -> Store:
             )
         options[name] = known[name](name, value)
     path = unquote(parts.path)
+    if parts.scheme == "infinistore":
+        if path not in ("", "/"):
+            raise ValueError(f"url must have no path after its servers, got {path!r}")
+        return InfiniStoreStore(_servers(parts.netloc), fingerprint, value_bytes, **options)
     if parts.scheme == "memory":
         if path:
             raise ValueError(f"url must have no path after memory:, got {path!r}")

@@ -246,7 +246,8 @@ TEST_CASE("auto in a part of a cache compares what others would find in that par
 
 TEST_CASE("auto among unknown policies, or among none, is none") {
   BlockTable table(16);
-  for (std::string_view name : {"auto:", "auto:lru+", "auto:lru+none", "auto:auto", "auto:+lru", "auto:lru,fifo"}) {
+  for (std::string_view name :
+       {"auto:", "auto:lru+", "auto:lru+none", "auto:auto", "auto:+lru", "auto:lru,fifo"}) {
     CAPTURE(name);
     CHECK(make_policy(name, table, 10) == nullptr);
   }

@@ -20,7 +20,7 @@ TEST_CASE("the widest word divides all addresses and sizes") {
                 .num_planes = 2,
                 .num_blocks = 1};
   CHECK(word_bytes_of(view) == 16);
-  auto with = [&](uint64_t CopyView::* member, uint64_t value) {
+  auto with = [&](uint64_t CopyView::*member, uint64_t value) {
     CopyView changed = view;
     changed.*member = value;
     return word_bytes_of(changed);

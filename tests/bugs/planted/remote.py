@@ -1,0 +1,95 @@
+"""Mistakes in what talks to servers."""
+
+from planted.bug import Bug
+
+_WALK = "csrc/store/remote/remote_walk.cpp"
+_SAVE = "csrc/store/remote/remote_save.cpp"
+_SERVER = "csrc/store/remote/tcp_server.cpp"
+_CONNECTION = "csrc/store/remote/connection.cpp"
+_TESTS = "test_infinistore.py::"
+
+BUGS = [
+    Bug(
+        name="remote-checksum-is-not-looked-at",
+        why="a byte that changed on the way is handed out",
+        files=_WALK,
+        find="if (reply.answer == Answer::kDone && reply.checksum == chunk.checksum) {",
+        replace="if (reply.answer == Answer::kDone) {",
+        tests=_TESTS + "test_wrong_bytes_are_corrupt_and_removed",
+    ),
+    Bug(
+        name="remote-nobody-wanted-them-in-one-place",
+        why="blocks of a chunk that a reader has already overwrite each other before the checksum",
+        files=_WALK,
+        find="context_.scratch.data() + (at - cursor->chunk.begin) * block_bytes",
+        replace="context_.scratch.data()",
+        tests=_TESTS + "test_a_chain_that_grew_is_found_whole",
+    ),
+    Bug(
+        name="remote-late-requests-are-cut-off",
+        why="a server that still owes an answer aborts when its client closes the connection",
+        files=_SERVER,
+        find="  Request request = line.connection.abandon();\n",
+        replace="  Request request = line.connection.abandon();\n  line.connection.close();\n"
+        "  line.is_watched = false;\n",
+        tests=_TESTS + "test_a_server_that_stands_still_is_given_up_and_found_again",
+    ),
+    Bug(
+        name="remote-a-silent-server-is-waited-for",
+        why="each call waits for its deadline",
+        files=_SERVER,
+        find="if (is_lost || now >= stalls_at()) {",
+        replace="if (is_lost) {",
+        tests=_TESTS + "test_a_server_that_stands_still_is_given_up_and_found_again",
+    ),
+    Bug(
+        name="remote-acknowledgements-are-late",
+        why="a small value takes 40 ms",
+        files=_CONNECTION,
+        find="  set(fd(), IPPROTO_TCP, TCP_QUICKACK, 1);",
+        replace="",
+        tests=_TESTS + "test_small_values_do_not_wait_for_acknowledgements",
+    ),
+    Bug(
+        name="remote-behind-the-end-all-is-asked",
+        why="a long prompt that is new costs a question a block",
+        files=_WALK,
+        find="if (cursor->at > missing_from_ && purpose_ != Purpose::kRemove) {",
+        replace="if (false) {",
+        tests=_TESTS + "test_behind_the_end_little_is_asked",
+    ),
+    Bug(
+        name="remote-lost-chunks-stay-lost",
+        why="a server that lost a chunk is never given it back",
+        files=_WALK,
+        find="      repair(*cursor);\n",
+        replace="",
+        tests=_TESTS
+        + "test_replicas_answer_for_a_dead_server_and_give_back_what_it_lost",
+    ),
+    Bug(
+        name="remote-queue-has-no-end",
+        why="a slow server fills the memory with what waits for it",
+        files="csrc/store/remote/remote_store.cpp",
+        find="  return std::min<uint64_t>(num_keys, room / options_.block_bytes);",
+        replace="  return num_keys + 0 * room;",
+        tests=_TESTS + "test_what_does_not_fit_the_queue_is_left_out_at_the_end",
+    ),
+    Bug(
+        name="remote-what-would-be-a-request-is-sent",
+        why="a full server takes a value for requests",
+        files="csrc/store/remote/wire.cpp",
+        find="  return begin == kMagic;",
+        replace="  return false;",
+        tests='cpp "what a server would not survive*"',
+    ),
+    Bug(
+        name="remote-servers-move-their-chunks",
+        why="a server that comes changes the places of all",
+        files="csrc/store/remote/rendezvous.cpp",
+        find="const Entry& entry = entries_[i];",
+        replace="const Entry& entry = entries_[(i + entries_.size()) % entries_.size()];\n"
+        "    if (entries_.size() == 4) return static_cast<double>(mix(name.low() + i));",
+        tests='cpp "a fourth server takes a quarter*"',
+    ),
+]
