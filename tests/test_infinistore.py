@@ -355,6 +355,38 @@ def test_a_deadline_frees_the_memory(start_infinistore: Start, fingerprint: byte
     node.store.close()
 
 
+def test_a_server_survives_that_nobody_waits_for_its_answer(
+    start_infinistore: Start, fingerprint: bytes
+) -> None:
+    """It aborts when a connection is closed on which it still sends."""
+    server = start_infinistore()
+    block_bytes, blocks = 1 << 20, 32
+    store = InfiniStoreStore(
+        [Server(*server.address)], fingerprint, block_bytes, chunk_blocks=8, stall_s=0.2
+    )
+    slab = np.zeros((blocks, block_bytes), np.uint8)
+    hashes, places = chain(blocks), np.arange(blocks)
+    slab[:] = payload(hashes, block_bytes)
+    assert set(outcomes(store.put_from(hashes, slab, places, WAIT_S, positions=places))) == {
+        Outcome.DONE
+    }
+    for _ in range(5):
+        server.freeze()
+        late = store.get_into(hashes, slab, places, 0.05, positions=places)
+        assert Outcome.DONE not in outcomes(late)
+        wait_quiet(late)
+        server.thaw()
+        until = time.monotonic() + WAIT_S
+        while outcomes(store.get_into(hashes, slab, places, WAIT_S, positions=places)) != (
+            [Outcome.DONE] * blocks
+        ):
+            assert server.is_alive()
+            assert time.monotonic() < until
+            time.sleep(0.02)
+    assert np.array_equal(slab, payload(hashes, block_bytes))
+    store.close()
+
+
 def test_a_server_that_was_restarted_empty_in_the_middle_of_reads(
     start_infinistore: Start, fingerprint: bytes
 ) -> None:

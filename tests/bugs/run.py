@@ -33,7 +33,16 @@ from planted import BUGS, Bug
 ROOT = Path(__file__).resolve().parents[2]
 COPY = ROOT / "build" / "bugs"
 BUILD = COPY / "out"
-COPIED = ("CMakeLists.txt", "pyproject.toml", "cmake", "csrc", "kvcore", "tests", "third_party")
+COPIED = (
+    "CMakeLists.txt",
+    "pyproject.toml",
+    "cmake",
+    "csrc",
+    "kvcore",
+    "scripts",
+    "tests",
+    "third_party",
+)
 SITE_PACKAGES = sysconfig.get_path("purelib")
 MAX_SECONDS = 60  # of one bug's tests, which take a few
 SOME = (
@@ -69,6 +78,7 @@ def write(path: Path, content: bytes) -> None:
     if not file.exists() or file.read_bytes() != content:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
+    file.chmod((ROOT / path).stat().st_mode)
 
 
 def call(

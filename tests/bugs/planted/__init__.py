@@ -9,12 +9,26 @@ from planted import (
     learning,
     moving,
     queues,
+    remote,
     shares,
     sim,
     table,
 )
 from planted.bug import Bug
 
-_AREAS = (hashes, table, queues, histories, learning, cache, shares, sim, bindings, device, moving)
+_AREAS = (
+    hashes,
+    table,
+    queues,
+    histories,
+    learning,
+    cache,
+    shares,
+    sim,
+    bindings,
+    device,
+    moving,
+    remote,
+)
 BUGS: list[Bug] = [bug for area in _AREAS for bug in area.BUGS]
 __all__ = ["BUGS", "Bug"]

@@ -32,7 +32,7 @@ BUGS = [
         find="  Request request = line.connection.abandon();\n",
         replace="  Request request = line.connection.abandon();\n  line.connection.close();\n"
         "  line.is_watched = false;\n",
-        tests=_TESTS + "test_a_server_that_stands_still_is_given_up_and_found_again",
+        tests=_TESTS + "test_a_server_survives_that_nobody_waits_for_its_answer",
     ),
     Bug(
         name="remote-a-silent-server-is-waited-for",
@@ -64,8 +64,7 @@ BUGS = [
         files=_WALK,
         find="      repair(*cursor);\n",
         replace="",
-        tests=_TESTS
-        + "test_replicas_answer_for_a_dead_server_and_give_back_what_it_lost",
+        tests=_TESTS + "test_replicas_answer_for_a_dead_server_and_give_back_what_it_lost",
     ),
     Bug(
         name="remote-queue-has-no-end",
