@@ -156,6 +156,21 @@ def test_a_chain_that_grew_is_found_whole(
     assert set(reader.get(np.concatenate([hashes, chain(3)]))[: len(hashes)]) == {Outcome.DONE}
 
 
+def test_chunks_of_several_sizes_end_with_one_block(new_node: Callable[..., Node]) -> None:
+    """One wrote a chain whole, the other only its end; neither hides the other's."""
+    for order in (0, 1):
+        whole, part, reader = new_node(), new_node(), new_node()
+        hashes = chain(16)
+        writes = [lambda: whole.put(hashes), lambda: part.put(hashes, 12)]  # noqa: B023
+        for write in (writes, writes[::-1])[order]:
+            assert set(write()) == {Outcome.DONE}
+        assert reader.ask(hashes) == 16
+        assert set(reader.get(hashes)) == {Outcome.DONE}
+        assert set(new_node().get(hashes, 12)) == {Outcome.DONE}
+        for node in (whole, part, reader):
+            assert node.store.stats().corrupt == 0
+
+
 def test_chains_that_part_share_what_is_before(new_node: Callable[..., Node]) -> None:
     writer, reader = new_node(), new_node()
     trunk, one, other = chain(16), chain(20), chain(20)

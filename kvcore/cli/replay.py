@@ -87,7 +87,7 @@ _REPORT_HELP = (
     "--store",
     "store_url",
     metavar="URL",
-    help="Behind it, with --verify-bytes: memory: or disk:PATH, and ?max_bytes=N.",
+    help="Behind it, with --verify-bytes: memory:, disk:PATH or infinistore://HOST:PORT.",
 )
 @click.option(
     "--block-bytes",

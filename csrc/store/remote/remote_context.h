@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -51,15 +52,21 @@ struct RemoteContext {
     return found;
   }
   // What is known of a chunk, if that can be relied on.
-  std::optional<KnownChunk> recall(const BlockHash& name, uint32_t num_blocks) const {
+  std::optional<KnownChunk> recall(const BlockHash& name) const {
     auto chunk = known.find(name);
-    if (!chunk || chunk->num_blocks != num_blocks) return std::nullopt;
+    if (!chunk) return std::nullopt;
     const bool is_old = Clock::now() - chunk->learnt >= options.record_age ||
                         chunk->learnt <= transport->stats(chunk->server).last_loss;
     if (is_old) return std::nullopt;
     const auto of_name = servers_of(name);
     if (std::ranges::find(of_name, chunk->server) == of_name.end()) return std::nullopt;
     return chunk;
+  }
+  // Whether a record is of a chunk that this store could have written.
+  bool is_chunk(const EnvelopeNote& note, const BlockHash& name) const noexcept {
+    return note.hash == name && std::has_single_bit(note.num_blocks) &&
+           note.num_blocks <= options.chunk_blocks &&
+           note.payload_bytes == chunk_bytes(note.num_blocks);
   }
   uint64_t chunk_bytes(uint32_t num_blocks) const { return num_blocks * options.block_bytes; }
 

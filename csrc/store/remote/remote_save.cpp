@@ -37,7 +37,9 @@ void RemoteSave::start() {
 void RemoteSave::save(Run run, Chunk chunk) {
   auto piece = std::make_shared<Piece>(
       Piece{.run = run, .chunk = chunk, .name = hashes_[run.key_of(chunk.end() - 1)]});
-  const bool is_known = context_.recall(piece->name, chunk.num_blocks).has_value();
+  // A larger one that ends with the same block has it too.
+  const auto known = context_.recall(piece->name);
+  const bool is_known = known && known->num_blocks >= chunk.num_blocks;
   // Or somebody else is at it.
   if (is_known || context_.being_written.contains(piece->name)) return end(*piece, Outcome::kDone);
   const auto servers = context_.servers_of(piece->name);
@@ -61,7 +63,9 @@ void RemoteSave::ask(const std::shared_ptr<Piece>& piece, ServerId server) {
     if (reply.answer == Answer::kMiss) return put_value(piece, server, /*is_again=*/false);
     if (reply.answer != Answer::kDone) return end_server(piece, reply.answer);
     const auto note = read_envelope(ConstEnvelopeSpan(*record), context_.options.scope);
-    if (!note || note->hash != piece->name || note->num_blocks != piece->chunk.num_blocks) {
+    const bool has_it = note && context_.is_chunk(*note, piece->name) &&
+                        note->num_blocks >= piece->chunk.num_blocks;
+    if (!has_it) {
       return put_value(piece, server, /*is_again=*/false);
     }
     // The value may be gone where its record is not.

@@ -61,8 +61,8 @@ bool RemoteWalk::take_known(const Shared& cursor) {
     const Chunk chunk = chunk_around(cursor->at, blocks);
     if (!cursor->run.contains(chunk.end() - 1)) continue;
     const BlockHash& name = hashes_[cursor->run.key_of(chunk.end() - 1)];
-    const auto known = context_.recall(name, blocks);
-    if (!known) continue;
+    const auto known = context_.recall(name);
+    if (!known || known->num_blocks != blocks) continue;
     cursor->chunk = chunk;
     cursor->name = name;
     cursor->servers = context_.servers_of(name);
@@ -83,12 +83,18 @@ void RemoteWalk::try_size(const Shared& cursor, uint32_t num_blocks) {
     if (!cursor->run.contains(chunk.end() - 1)) continue;
     cursor->chunk = chunk;
     cursor->name = hashes_[cursor->run.key_of(chunk.end() - 1)];
+    // It is known that a smaller one has that name.
+    if (const auto known = context_.recall(cursor->name); known && known->num_blocks < num_blocks) {
+      continue;
+    }
     cursor->servers = context_.servers_of(cursor->name);
     cursor->server = 0;
     cursor->worst = Answer::kMiss;
     if (!cursor->servers.empty()) return ask(cursor);
   }
-  const Outcome outcome = cursor->is_corrupt ? Outcome::kCorrupt : Outcome::kMiss;
+  const Outcome outcome = cursor->at < cursor->removed_until ? Outcome::kDone
+                          : cursor->is_corrupt               ? Outcome::kCorrupt
+                                                             : Outcome::kMiss;
   end(cursor, cursor->at + 1, outcome);
 }
 
@@ -100,19 +106,23 @@ void RemoteWalk::ask(const Shared& cursor) {
   request.finish = [this, cursor, record](const Reply& reply) {
     if (reply.answer == Answer::kDone) {
       const auto note = read_envelope(ConstEnvelopeSpan(*record), context_.options.scope);
-      const uint32_t num_blocks = cursor->chunk.num_blocks;
-      if (note && note->hash == cursor->name && note->num_blocks == num_blocks &&
-          note->payload_bytes == context_.chunk_bytes(num_blocks)) {
+      if (note && context_.is_chunk(*note, cursor->name)) {
         const KnownChunk chunk{.server = cursor->servers[cursor->server],
                                .nonce = note->nonce,
                                .checksum = note->payload_checksum,
-                               .num_blocks = num_blocks,
+                               .num_blocks = note->num_blocks,
                                .learnt = Clock::now()};
         context_.known.learn(cursor->name, chunk);
         limit_ = std::min(limit_ + 2, kMostUnderWay);
-        return found(cursor, chunk);
+        // Chunks of several sizes may end with that block.
+        const Chunk there{cursor->chunk.end() - note->num_blocks, note->num_blocks};
+        if (there.begin <= cursor->at) {
+          cursor->chunk = there;
+          return found(cursor, chunk);
+        }
+      } else {
+        context_.count_corrupt();
       }
-      context_.count_corrupt();
     } else {
       cursor->worst = std::max(cursor->worst, reply.answer);
     }
@@ -135,7 +145,6 @@ void RemoteWalk::give_up(const Shared& cursor) {
   const uint64_t chunk_end = std::min(cursor->chunk.end(), cursor->end);
   if (cursor->worst != Answer::kMiss)
     return end(cursor, chunk_end, context_.outcome_of(cursor->worst));
-  if (cursor->is_removed) return end(cursor, chunk_end, Outcome::kDone);
   try_size(cursor, cursor->chunk.num_blocks / 2);
 }
 
@@ -198,7 +207,7 @@ void RemoteWalk::remove(const Shared& cursor, const KnownChunk& chunk) {
                   .keys = {names::record_key(context_.options.scope, cursor->name),
                            names::value_key(context_.options.scope, cursor->name, chunk.nonce)}};
   request.finish = [this, cursor](const Reply& reply) {
-    cursor->is_removed |= reply.answer == Answer::kDone;
+    if (reply.answer == Answer::kDone) cursor->removed_until = cursor->chunk.end();
     if (reply.answer != Answer::kDone) cursor->worst = std::max(cursor->worst, reply.answer);
     ask_next(cursor);
   };

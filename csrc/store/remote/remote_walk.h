@@ -38,7 +38,7 @@ class RemoteWalk : public std::enable_shared_from_this<RemoteWalk> {
     size_t server = 0;             // the one that is asked now
     bool is_from_memory = false;   // nobody was asked for the record
     bool is_corrupt = false;       // on some server
-    bool is_removed = false;       // from some server
+    uint64_t removed_until = 0;    // position
     Answer worst = Answer::kMiss;  // of the servers' answers
   };
   using Shared = std::shared_ptr<Cursor>;
