@@ -180,24 +180,20 @@ void RemoteWalk::got(const Shared& cursor, const KnownChunk& chunk, const Reply&
     }
     return end(cursor, cursor->chunk.end(), Outcome::kDone);
   }
-  if (reply.answer == Answer::kDone) {
-    cursor->is_corrupt = true;
-    context_.count_corrupt();
-    // Nobody else shall come upon it.
-    Request removal{.kind = Request::Kind::kRemove,
-                    .keys = {names::record_key(context_.options.scope, cursor->name),
-                             names::value_key(context_.options.scope, cursor->name, chunk.nonce)},
-                    .deadline = batch_->deadline(),
-                    .finish = [](const Reply&) {}};
-    context_.transport->submit(cursor->servers[cursor->server], std::move(removal));
-  } else {
-    cursor->worst = std::max(cursor->worst, reply.answer);
-  }
+  if (reply.answer != Answer::kDone) cursor->worst = std::max(cursor->worst, reply.answer);
   // What is not there is not there; a server that is late may have it the next time.
   if (reply.answer == Answer::kDone || reply.answer == Answer::kMiss) {
     context_.known.forget(cursor->name, chunk.nonce);
   }
-  ask_next(cursor);
+  if (reply.answer != Answer::kDone) return ask_next(cursor);
+  cursor->is_corrupt = true;
+  context_.count_corrupt();
+  // Nobody shall come upon it again, nor this walk.
+  Request removal{.kind = Request::Kind::kRemove,
+                  .keys = {names::record_key(context_.options.scope, cursor->name),
+                           names::value_key(context_.options.scope, cursor->name, chunk.nonce)}};
+  removal.finish = [this, cursor](const Reply&) { ask_next(cursor); };
+  submit(*cursor, std::move(removal));
 }
 
 // From the server that it was found on; the next one is asked for its own.
