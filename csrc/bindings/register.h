@@ -16,6 +16,7 @@ void register_curve(pybind11::module_& module);
 void register_slab(pybind11::module_& module);
 void register_copy(pybind11::module_& module);
 void register_raw_loop(pybind11::module_& module);
+void register_raw_sockets(pybind11::module_& module);
 void register_stores(pybind11::module_& module);
 void register_remote_stores(pybind11::module_& module);
 

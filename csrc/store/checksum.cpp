@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "store/checksum_avx2.h"
+
 #define XXH_INLINE_ALL
 #include "xxhash/xxhash.h"
 
@@ -17,6 +19,15 @@ Checksum canonical(XXH128_hash_t digest) noexcept {
   return checksum;
 }
 
+void add_portably(void* state, const void* bytes, size_t num_bytes) {
+  XXH3_128bits_update(static_cast<XXH3_state_t*>(state), bytes, num_bytes);
+}
+
+// Small ones are not worth the state.
+constexpr size_t kSmallBytes = 4096;
+
+const AddToXxh3 add_to_xxh3 = xxh3_avx2() != nullptr ? xxh3_avx2() : &add_portably;
+
 }  // namespace
 
 struct RunningChecksum::State {
@@ -29,7 +40,7 @@ RunningChecksum::~RunningChecksum() = default;
 void RunningChecksum::begin() noexcept { XXH3_128bits_reset(&state_->xxh3); }
 
 void RunningChecksum::add(std::span<const std::byte> bytes) noexcept {
-  XXH3_128bits_update(&state_->xxh3, bytes.data(), bytes.size());
+  add_to_xxh3(&state_->xxh3, bytes.data(), bytes.size());
 }
 
 Checksum RunningChecksum::value() const noexcept {
@@ -37,7 +48,10 @@ Checksum RunningChecksum::value() const noexcept {
 }
 
 Checksum checksum_of(std::span<const std::byte> bytes) noexcept {
-  return canonical(XXH3_128bits(bytes.data(), bytes.size()));
+  if (bytes.size() <= kSmallBytes) return canonical(XXH3_128bits(bytes.data(), bytes.size()));
+  RunningChecksum checksum;
+  checksum.add(bytes);
+  return checksum.value();
 }
 
 }  // namespace kvcore
