@@ -159,6 +159,8 @@ def integers(name: str, ids: IntArray) -> npt.NDArray[np.uint32]:
         If they are none, or not from 0 to 2**32 - 1; as `name`.
     """
     array = np.asarray(ids)
+    if array.dtype == np.uint32 and array.ndim == 1:
+        return np.ascontiguousarray(array)
     if array.size == 0:
         array = array.astype(np.uint32)
     if array.ndim != 1 or array.dtype.kind not in "iu":

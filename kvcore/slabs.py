@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
@@ -108,6 +109,14 @@ class HostSlab:
         import torch
 
         return torch.from_numpy(self.numpy())
+
+    @cached_property
+    def slab_memory(self) -> SlabMemory:
+        """Where the blocks are, for many calls with the same slab."""
+        array = self.numpy()
+        return SlabMemory(
+            array.ctypes.data, self.block_bytes, self.stride_bytes, self.num_blocks, array
+        )
 
     @property
     def __array_interface__(self) -> dict[str, Any]:

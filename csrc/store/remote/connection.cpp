@@ -15,8 +15,8 @@
 namespace kvcore {
 namespace {
 
-// What is received at a time is still in the core's cache when its checksum is taken.
-constexpr size_t kReceiveBytes = 256 << 10;
+// What is sent or received at a time is still in the core's cache when its checksum is taken.
+constexpr size_t kBytesAtATime = 256 << 10;
 constexpr int kReceivesATurn = 8;
 // Linux acknowledges two full segments at once, and less after 40 ms; a server that has sent the
 // head alone waits for that. Larger values have full segments.
@@ -175,20 +175,9 @@ void Connection::drain_some() {
 Connection::Step Connection::send_some() {
   while (!is_sent()) {
     places_.clear();
-    uint64_t skip = sent_bytes_;
-    auto add = [&](char* data, size_t bytes) {
-      const uint64_t skipped = std::min<uint64_t>(skip, bytes);
-      skip -= skipped;
-      if (skipped < bytes && places_.size() < kMaxPlaces) {
-        places_.push_back({data + skipped, bytes - skipped});
-      }
-    };
-    add(head_out_.data(), head_out_.size());
-    if (request_->is_write()) {
-      for (const auto& piece : request_->pieces) {
-        add(reinterpret_cast<char*>(piece.data()), piece.size());
-      }
-    }
+    const uint64_t of_head = head_out_.size() - std::min<uint64_t>(sent_bytes_, head_out_.size());
+    if (of_head > 0) places_.push_back({head_out_.data() + head_out_.size() - of_head, of_head});
+    if (request_->is_write()) rest_of_value(sent_bytes_ + of_head - head_out_.size());
     msghdr message{};
     message.msg_iov = places_.data();
     message.msg_iovlen = places_.size();
@@ -199,6 +188,7 @@ Connection::Step Connection::send_some() {
     }
     sent_bytes_ += static_cast<uint64_t>(sent);
     last_progress_ = Clock::now();
+    take_checksum(of_head, static_cast<size_t>(sent));
   }
   acknowledge_quickly();
   return Step::kGoOn;
@@ -214,7 +204,7 @@ Connection::Step Connection::receive_some() {
   if (head_wanted > 0) {
     places_.push_back({reinterpret_cast<std::byte*>(&head_in_) + head_received_, head_wanted});
   }
-  if (has_value) rest_of_value(places_, kReceiveBytes);
+  if (has_value) rest_of_value(value_received_);
   if (places_.empty()) return Step::kGoOn;
   msghdr message{};
   message.msg_iov = places_.data();
@@ -226,33 +216,37 @@ Connection::Step Connection::receive_some() {
   }
   if (received == 0) return Step::kBroken;
   last_progress_ = Clock::now();
-  auto left = static_cast<size_t>(received);
-  const size_t of_head = std::min(left, head_wanted);
+  const size_t of_head = std::min(static_cast<size_t>(received), head_wanted);
   head_received_ += of_head;
-  left -= of_head;
-  value_received_ += left;
-  for (size_t i = head_wanted > 0 ? 1 : 0; left > 0; ++i) {
-    const size_t bytes = std::min(left, places_[i].iov_len);
-    checksum_.add({static_cast<const std::byte*>(places_[i].iov_base), bytes});
-    left -= bytes;
-  }
+  value_received_ += static_cast<size_t>(received) - of_head;
+  take_checksum(head_wanted, static_cast<size_t>(received));
   if (value_received_ < value_bytes_) acknowledge_quickly();
   return Step::kGoOn;
 }
 
-size_t Connection::rest_of_value(std::vector<iovec>& places, size_t limit) const {
-  uint64_t skip = value_received_;
-  size_t total = 0;
+// Where the next bytes of the value are, from a place in it on.
+void Connection::rest_of_value(uint64_t skip) {
+  size_t limit = kBytesAtATime;
   for (const auto& piece : request_->pieces) {
     const uint64_t skipped = std::min<uint64_t>(skip, piece.size());
     skip -= skipped;
     if (skipped == piece.size()) continue;
-    const size_t bytes = std::min<size_t>(piece.size() - skipped, limit - total);
-    places.push_back({piece.data() + skipped, bytes});
-    total += bytes;
-    if (total == limit || places.size() == kMaxPlaces) break;
+    const size_t bytes = std::min<size_t>(piece.size() - skipped, limit);
+    places_.push_back({piece.data() + skipped, bytes});
+    limit -= bytes;
+    if (limit == 0 || places_.size() == kMaxPlaces) break;
   }
-  return total;
+}
+
+// Of so many bytes that went to or came from the places, but for those of a head.
+void Connection::take_checksum(size_t head_bytes, size_t bytes) {
+  for (const iovec& place : places_) {
+    const size_t here = std::min(bytes, place.iov_len);
+    const bool is_head = head_bytes > 0;
+    if (!is_head) checksum_.add({static_cast<const std::byte*>(place.iov_base), here});
+    head_bytes = 0;
+    bytes -= here;
+  }
 }
 
 void Connection::acknowledge_quickly() {

@@ -15,8 +15,8 @@ struct sockaddr;
 namespace kvcore {
 
 // One connection to an InfiniStore server, and the request that is under way on it: one at a time,
-// since a second get would send the server round for ever. Never waits. What is received goes
-// straight to where it is wanted, and its checksum is taken while it is in the core's cache.
+// since a second get would send the server round for ever. Never waits. A value goes straight to
+// where it is wanted, and its checksum is taken while it is in the core's cache.
 //
 // The server aborts when a client closes a connection while an answer is on its way. So whoever
 // does not want to wait any more abandons the request: its memory is free at once, and the
@@ -66,7 +66,8 @@ class Connection {
   std::optional<Finished> finish(Reply reply);
   std::optional<Finished> fail();
   void acknowledge_quickly();
-  size_t rest_of_value(std::vector<iovec>& places, size_t limit) const;
+  void rest_of_value(uint64_t skip);
+  void take_checksum(size_t head_bytes, size_t bytes);
 
   File socket_;
   State state_ = State::kClosed;
@@ -82,7 +83,7 @@ class Connection {
   size_t head_received_ = 0;
   uint64_t value_received_ = 0;
   RunningChecksum checksum_;
-  std::vector<iovec> places_;  // kept for its memory
+  std::vector<iovec> places_;  // of the last call to the kernel
 };
 
 }  // namespace kvcore

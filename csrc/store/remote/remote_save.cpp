@@ -93,22 +93,17 @@ void RemoteSave::put_value(const std::shared_ptr<Piece>& piece, ServerId server,
     auto* from = const_cast<std::byte*>(sources_[piece->run.key_of(at)]);
     request.pieces.emplace_back(from, context_.options.block_bytes);
   }
-  if (!piece->checksum) {
-    RunningChecksum checksum;
-    for (const auto& bytes : request.pieces) checksum.add(bytes);
-    piece->checksum = checksum.value();
-  }
-  const KnownChunk chunk{.server = server,
-                         .nonce = context_.nonces(),
-                         .checksum = *piece->checksum,
-                         .num_blocks = piece->chunk.num_blocks};
+  const KnownChunk chunk{
+      .server = server, .nonce = context_.nonces(), .num_blocks = piece->chunk.num_blocks};
   request.keys = {names::value_key(context_.options.scope, piece->name, chunk.nonce)};
   const auto begin = Clock::now();
   submit(*piece, server, std::move(request),
          [this, piece, chunk, is_again, begin](const Reply& reply) {
            if (reply.answer == Answer::kDone) {
              context_.note_write(context_.chunk_bytes(chunk.num_blocks), Clock::now() - begin);
-             return put_record(piece, chunk);
+             KnownChunk written = chunk;
+             written.checksum = reply.checksum;
+             return put_record(piece, written);
            }
            if (reply.answer == Answer::kFailed && !is_again) {
              return put_value(piece, chunk.server, /*is_again=*/true);

@@ -28,7 +28,6 @@ class RemoteSave : public std::enable_shared_from_this<RemoteSave> {
     Run run;
     Chunk chunk;
     BlockHash name;
-    std::optional<Checksum> checksum{};
     size_t servers_left = 0;
     bool is_written = false;  // to one server at least
     bool is_there = false;    // on one server at least

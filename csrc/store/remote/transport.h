@@ -30,7 +30,7 @@ enum class Answer : uint8_t {
 struct Reply {
   Answer answer = Answer::kFailed;
   uint32_t number = 0;
-  Checksum checksum{};  // of a value that was got
+  Checksum checksum{};  // of a value that was got or put
 };
 
 // One thing that one server is asked for.
