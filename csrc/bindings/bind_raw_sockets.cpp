@@ -50,8 +50,10 @@ class RawSockets {
     size_t done = 0;
     auto begin = [&](Line& line) {
       if (next_ == keys.size()) return;
-      auto* value = reinterpret_cast<std::byte*>(addresses[next_]);
-      const Request request{.kind = kind, .keys = {keys[next_]}, .pieces = {{value, bytes}}};
+      auto* value =
+          addresses.empty() ? nullptr : reinterpret_cast<std::byte*>(addresses[next_]);
+      Request request{.kind = kind, .keys = {keys[next_]}};
+      if (kind != Request::Kind::kRemove) request.pieces.emplace_back(value, bytes);
       ++next_;
       line.request = wire::encode(request);
       line.value = value;
@@ -116,7 +118,8 @@ class RawSockets {
   // Whether the answer is whole.
   static bool receive_some(Line& line, Request::Kind kind, uint64_t bytes) {
     const bool is_get = kind == Request::Kind::kGet;
-    const uint64_t head_bytes = is_get ? wire::kHeadBytes : wire::kCodeBytes;
+    const uint64_t head_bytes =
+        kind == Request::Kind::kPut ? wire::kCodeBytes : wire::kHeadBytes;
     const uint64_t of_head = std::min(line.received, head_bytes);
     std::array<iovec, 2> places{
         {{reinterpret_cast<std::byte*>(&line.head) + of_head, head_bytes - of_head},
@@ -173,7 +176,13 @@ void register_raw_sockets(py::module_& module) {
           "put",
           [](RawSockets& self, const std::vector<std::string>& keys, py::handle addresses,
              uint64_t bytes) { run(self, Request::Kind::kPut, keys, addresses, bytes); },
-          py::arg("keys"), py::arg("addresses"), py::arg("bytes"));
+          py::arg("keys"), py::arg("addresses"), py::arg("bytes"))
+      .def(
+          "remove",
+          [](RawSockets& self, const std::vector<std::string>& keys) {
+            self.run(Request::Kind::kRemove, keys, {}, 0);
+          },
+          py::arg("keys"), py::call_guard<py::gil_scoped_release>());
 }
 
 }  // namespace kvcore::bindings

@@ -22,7 +22,7 @@ _INSTALL = (
     "install it into an environment of its own, of Python 3.10 to 3.12: "
     "pip install --no-deps infinistore==0.2.35 && pip install numpy uvloop fastapi uvicorn"
 )
-_OPEN_TO_ALL = """\
+OPEN_TO_ALL = """\
 WARNING: this server listens on every interface, whatever its --host, on ports {service} (data) and
 {manage} (management). It has no authentication: whoever reaches them can read, overwrite and delete
 every value, and stop the server. Fence it off before you store anything:
@@ -111,7 +111,7 @@ def infinistore(
 
     It ends with the server, with exit code 1; SIGTERM and SIGINT stop both.
     """
-    command = _find_command(command_path, python)
+    command = find_command(command_path, python)
     _check_flags(more)
     if len({service_port, manage_port, health_port}) < 3:
         raise InputError("--service-port, --manage-port and --health-port must differ")
@@ -125,9 +125,9 @@ def infinistore(
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
-    click.echo(_OPEN_TO_ALL.format(service=service_port, manage=manage_port), err=True)
+    click.echo(OPEN_TO_ALL.format(service=service_port, manage=manage_port), err=True)
     arguments = [str(part) for flag in flags.items() for part in flag]
-    server = _start([*command, *arguments, *more])
+    server = start_server([*command, *arguments, *more])
     health: HealthServer | None = None
     try:
         prober = Prober("127.0.0.1", service_port)
@@ -135,7 +135,7 @@ def infinistore(
             health = HealthServer(health_host, health_port, prober, health_timeout_s)
         except OSError as error:
             raise InputError(f"--health-port {health_port}: {error.strerror}") from None
-        if not _wait_until_ready(server, prober, stopped, start_timeout_s):
+        if not wait_until_ready(server, prober, stopped, start_timeout_s):
             return
         click.echo(
             f"serving on port {service_port}, "
@@ -146,10 +146,10 @@ def infinistore(
     finally:
         if health is not None:
             health.close()
-        _stop(server)
+        stop_server(server)
 
 
-def _find_command(command: str, python: str | None) -> list[str]:
+def find_command(command: str, python: str | None) -> list[str]:
     if python is not None:
         found = shutil.which(python)
         if found is None:
@@ -171,7 +171,7 @@ def _check_flags(more: Sequence[str]) -> None:
             raise InputError(f"{flag} is broken in this server: it works with its defaults alone")
 
 
-def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
+def start_server(command: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start it so that it also ends when this process is killed."""
     libc = ctypes.CDLL(None)
     parent = os.getpid()
@@ -189,7 +189,7 @@ def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
     )
 
 
-def _wait_until_ready(
+def wait_until_ready(
     server: subprocess.Popen[bytes], prober: Prober, stopped: threading.Event, timeout_s: float
 ) -> bool:
     """Returns whether it is ready, or was stopped."""
@@ -217,7 +217,7 @@ def _check_alive(server: subprocess.Popen[bytes]) -> None:
         )
 
 
-def _stop(server: subprocess.Popen[bytes]) -> None:
+def stop_server(server: subprocess.Popen[bytes]) -> None:
     server.terminate()
     try:
         server.wait(_STOP_S)
