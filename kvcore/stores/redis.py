@@ -214,7 +214,7 @@ class _RedisLane(Lane):
 
     def _get(self, part: Part, names: dict[int, bytes]) -> None:
         self._send(_packed([(b"GET", name) for name in names.values()]))
-        corrupt = []
+        corrupt = {}
         for key, name in names.items():
             found = self._replies.read_value(self._envelope, part.source.memory(key))
             if found is None:
@@ -224,10 +224,14 @@ class _RedisLane(Lane):
             elif isinstance(found, Exception) and not _is_of_other_kind(found):
                 outcome = Outcome.FAILED
             else:
-                outcome = Outcome.CORRUPT
-                corrupt.append((b"UNLINK", name))
+                corrupt[key] = (b"UNLINK", name)
+                continue
             part.settle(key, outcome)
-        self._ask(corrupt)
+        try:
+            self._ask(list(corrupt.values()))
+        finally:  # who is told may put it again at once
+            for key in corrupt:
+                part.settle(key, Outcome.CORRUPT)
 
     def _put(self, part: Part, names: dict[int, bytes]) -> None:
         """Sends what is not there, or is no value of this size and so none of ours."""
