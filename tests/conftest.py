@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 if TYPE_CHECKING:
     from support.infinistore import InfiniStoreServer, Installation
+    from support.mooncake_server import MooncakeMaster
     from support.redis_server import RedisServer
 
 pytest.register_assert_rewrite("models", "support")
@@ -106,3 +107,12 @@ def start_redis(redis_servers: Path) -> Iterator[Callable[..., RedisServer]]:
             return servers.enter_context(RedisServer(redis_servers, kind, **options))
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def mooncake() -> Iterator[MooncakeMaster]:
+    """One cluster a module, where `mooncake` can be imported; see test_mooncake.py."""
+    from support.mooncake_server import MooncakeMaster
+
+    with MooncakeMaster() as master:
+        yield master

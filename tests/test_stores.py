@@ -27,6 +27,7 @@ from kvcore.stores import (
     DiskStore,
     InfiniStoreStore,
     MemoryStore,
+    MooncakeStore,
     RedisStore,
     Server,
     Store,
@@ -66,7 +67,9 @@ KINDS = {
 }
 
 
-SERVERS = ("infinistore", "redis", "valkey")
+# Mooncake where test_mooncake.py has made room for it.
+MOONCAKE = ["mooncake"] if os.environ.get("KVCORE_TEST_MOONCAKE") else []
+SERVERS = ["infinistore", "redis", "valkey", *MOONCAKE]
 
 
 def on_server(kind: str, server: Any, fingerprint: bytes) -> NewStore:
@@ -76,6 +79,10 @@ def on_server(kind: str, server: Any, fingerprint: bytes) -> NewStore:
         if kind == "infinistore":
             servers = [Server(*server.address)]
             return InfiniStoreStore(servers, fingerprint, value_bytes, stall_s=WAIT_S)
+        if kind == "mooncake":
+            return MooncakeStore(
+                server.address, fingerprint, value_bytes, client=server.client, stall_s=WAIT_S
+            )
         return RedisStore(server.url, fingerprint, value_bytes, stall_s=WAIT_S)
 
     return new
@@ -204,7 +211,7 @@ def test_what_is_removed_is_gone(new_store: NewStore) -> None:
 
 def test_a_full_store_evicts_what_was_not_used(new_store: NewStore) -> None:
     store = new_store(PAGE - 128, max_bytes=2 * PAGE * 8)
-    if isinstance(store, InfiniStoreStore | RedisStore):
+    if isinstance(store, InfiniStoreStore | MooncakeStore | RedisStore):
         pytest.skip("servers evict by a rule of their own")
     room = store.stats().max_bytes // (store.stats().max_bytes // 8)
     assert room == 8
@@ -389,7 +396,7 @@ def hashes_each(keys: list[int]) -> Hashes:
     return np.concatenate([hashes_of([]), *[hashes_of([key]) for key in keys]])
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "redis", "valkey"])
+@pytest.mark.parametrize("kind", [*KINDS, "redis", "valkey", *MOONCAKE])
 def test_any_life(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     server = request.getfixturevalue(kind) if kind in SERVERS else None
     if kind == "uring" and not has_uring():
@@ -651,7 +658,10 @@ def test_stores_by_url(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("tape:", "url must begin with memory: or disk: or infinistore: or redis: .*, got 'tape:'"),
+        (
+            "tape:",
+            "url must begin with memory: or disk: or infinistore: or .* or redis: .*, got 'tape:'",
+        ),
         ("", "url must begin with"),
         ("disk:", "url must have a path after disk:"),
         ("disk://host/path", "no host, got 'host'"),

@@ -185,6 +185,12 @@ Each key is decided and then let go of, once; what is left when this object ends
           "Gives up what is not decided yet.")
       .def("memory", &memory_view,
            "The bytes of a key's block, as a memoryview; to write to where the batch reads.")
+      .def(
+          "address",
+          [](const BatchSource& self, py::handle key) {
+            return reinterpret_cast<uintptr_t>(self.memory(self.checked(key)).data());
+          },
+          "Where that memory is. It is there until the key is let go.")
       .def("seal", &seal_value, "The envelope of a key's value, of what its memory has now.")
       .def("verify", &verify_value,
            "Whether an envelope is that of a key's value, as its memory has it now.");

@@ -15,7 +15,7 @@ from typing import Final
 
 from kvcore._core import Batch, BatchSource, Outcome, StoreStats, hashes_argument
 from kvcore.hashing import HashArray
-from kvcore.planes import IntArray
+from kvcore.planes import IntArray, SlabMemory
 from kvcore.stores.core import memory_of, positions_of
 
 ENVELOPE_BYTES = 128
@@ -83,7 +83,13 @@ class Part:
 
 
 class Lane(ABC):
-    """A connection; of one thread at a time, but for `abort`. Errors are `ServerLostError`."""
+    """A connection; of one thread at a time, but for `abort`. Errors are `ServerLostError`.
+
+    `limit_s` is for what has no time limit of its own: while one call takes longer, the server is
+    given up.
+    """
+
+    limit_s: float | None = None
 
     @abstractmethod
     def connect(self) -> None:
@@ -167,6 +173,7 @@ class Lanes:
         self._times_lost = 0
         self._pause_s = 0.0
         self._next_probe = 0.0
+        self._since: list[float | None] = [None] * len(lanes)  # when each began with what it does
         self._threads = [
             threading.Thread(target=self._run, args=(i,), name=f"kvcore-lane-{i}", daemon=True)
             for i in range(len(lanes))
@@ -186,8 +193,8 @@ class Lanes:
         """Begin with a batch, or decide it at once."""
         batch, num_keys = source.batch, source.num_keys
         if os.getpid() != self._pid:  # a forked child has no threads, and no lock that is free
-            Part(self, call, source, range(0))
             return batch
+        self._watch()
         refused = Outcome.FAILED
         with self._changed:
             if call is Call.GET:
@@ -239,6 +246,10 @@ class Lanes:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(self._options.stall_s)
+
+    def has_ended(self) -> bool:
+        """Whether no thread is left."""
+        return not any(thread.is_alive() for thread in self._threads)
 
     def end(self) -> None:
         """End what is under way. Idempotent."""
@@ -298,6 +309,7 @@ class Lanes:
         connected_at: int | None = None  # `_times_lost` then
         parts_done = 0
         while (job := self._next(probes, connected_at)) is not None:
+            self._since[index] = time.monotonic()
             try:
                 if isinstance(job, Part):
                     lane.do(job)
@@ -318,6 +330,8 @@ class Lanes:
                 self._lost(error, probes)
                 if isinstance(job, Part):
                     self._done(job)
+            finally:
+                self._since[index] = None
         lane.disconnect()
 
     def _next(self, probes: bool, connected_at: int | None) -> Part | int | None:
@@ -338,6 +352,15 @@ class Lanes:
                     self._under_way.add(part)
                     return part
         return None
+
+    def _watch(self) -> None:
+        """Give the server up while a call hangs."""
+        now = time.monotonic()
+        for index, lane in enumerate(self._lanes):
+            since = self._since[index]
+            if lane.limit_s is not None and since is not None and now - since > lane.limit_s:
+                self._since[index] = None  # once
+                self._lost(ServerLostError(f"no answer for {lane.limit_s} s"), probes=False)
 
     def _done(self, part: Part) -> None:
         part.settle_rest(Outcome.FAILED)
@@ -420,7 +443,7 @@ class LaneStore:
         source = BatchSource.reading(
             hashes, positions_of(positions), *place, ids, timeout_s, memory, self._value_bytes
         )
-        return self._lanes.submit(Call.GET, source)
+        return self._submit(Call.GET, source, memory)
 
     def put_from(
         self,
@@ -436,7 +459,7 @@ class LaneStore:
         source = BatchSource.writing(
             hashes, positions_of(positions), *place, ids, timeout_s, memory, self._value_bytes
         )
-        return self._lanes.submit(Call.PUT, source)
+        return self._submit(Call.PUT, source, memory)
 
     def contains(
         self, hashes: HashArray, timeout_s: float | None, *, positions: IntArray | None = None
@@ -449,6 +472,10 @@ class LaneStore:
     ) -> Batch:
         source = BatchSource.asking(hashes, positions_of(positions), timeout_s)
         return self._lanes.submit(Call.REMOVE, source)
+
+    def _submit(self, call: Call, source: BatchSource, memory: SlabMemory) -> Batch:
+        """Begin with a batch that has memory."""
+        return self._lanes.submit(call, source)
 
     def stats(self) -> StoreStats:
         return self._lanes.stats()

@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 from kvcore.stores.contract import Store
 from kvcore.stores.infinistore import InfiniStoreStore, Server
 from kvcore.stores.local import DiskStore, MemoryStore
+from kvcore.stores.mooncake import MooncakeStore
 from kvcore.stores.redis import CONNECTION_OPTIONS, REDIS_SCHEMES, RedisStore
 
 _SIZE = re.compile(r"(\d+)(?:\.(\d+))?\s*(B|KiB|MiB|GiB|TiB)?")
@@ -113,6 +114,12 @@ def _open_redis(parts: SplitResult, fingerprint: bytes, size: int, options: Opti
     return RedisStore(place, fingerprint, size, **options)
 
 
+def _open_mooncake(parts: SplitResult, fingerprint: bytes, size: int, options: Options) -> Store:
+    if parts.path not in ("", "/"):
+        raise ValueError(f"url must have no path after its master, got {unquote(parts.path)!r}")
+    return MooncakeStore(parts.netloc, fingerprint, size, **options)
+
+
 _REDIS = _Scheme(
     {
         "connections": _integer,
@@ -154,6 +161,22 @@ _SCHEMES = {
         },
         _open_infinistore,
     ),
+    "mooncake": _Scheme(
+        {
+            "hostname": _text,
+            "metadata": _text,
+            "protocol": _text,
+            "device": _text,
+            "segment_bytes": parse_size,
+            "connections": _integer,
+            "stall_s": _number,
+            "first_probe_s": _number,
+            "last_probe_s": _number,
+            "record_age_s": _number,
+            "max_queued_bytes": parse_size,
+        },
+        _open_mooncake,
+    ),
     **dict.fromkeys(REDIS_SCHEMES, _REDIS),
 }
 
@@ -167,8 +190,9 @@ def open_store(url: str, fingerprint: bytes, value_bytes: int) -> Store:
         ``memory:?max_bytes=4GiB`` or ``disk:PATH?max_bytes=1TiB&fsync=each&depth=32&io=threads``.
         ``infinistore://HOST:PORT,HOST:PORT?replicas=2&stall_s=0.05``.
         ``redis://USER:PASSWORD@HOST:PORT/DB?ttl_s=86400``, and the other schemes of `RedisStore`.
-        Options are those of `MemoryStore`, `DiskStore`, `InfiniStoreStore` and `RedisStore`;
-        `max_bytes` is 1 GiB in memory and 16 GiB on disk if it is not given.
+        ``mooncake://MASTER:PORT?hostname=HOST&segment_bytes=64GiB&protocol=rdma``.
+        Options are those of `MemoryStore`, `DiskStore`, `InfiniStoreStore`, `RedisStore` and
+        `MooncakeStore`; `max_bytes` is 1 GiB in memory and 16 GiB on disk if it is not given.
     fingerprint : bytes
         16 bytes: `Namespace.fingerprint`.
     value_bytes : int
