@@ -116,3 +116,16 @@ def mooncake() -> Iterator[MooncakeMaster]:
 
     with MooncakeMaster() as master:
         yield master
+
+
+@pytest.fixture
+def start_mooncake() -> Iterator[Callable[..., MooncakeMaster]]:
+    """Starts clusters, with the arguments of `MooncakeMaster`, until the end of the test."""
+    from support.mooncake_server import MooncakeMaster
+
+    with ExitStack() as masters:
+
+        def start(**options: Any) -> MooncakeMaster:
+            return masters.enter_context(MooncakeMaster(**options))
+
+        yield start

@@ -21,10 +21,12 @@ SIZE = 4096
 WAIT_S = 30.0
 DONE, MISS, FAILED = Outcome.DONE, Outcome.MISS, Outcome.FAILED
 NewStore = Callable[..., MooncakeStore]
+Start = Callable[..., MooncakeMaster]
 
 
 @pytest.fixture
-def new_store() -> Iterator[NewStore]:
+def new_store(start_mooncake: Start) -> Iterator[NewStore]:
+    """Makes stores that share values, and closes them before their clients end."""
     made: list[MooncakeStore] = []
     fingerprint = os.urandom(16)
 
@@ -108,47 +110,49 @@ def test_wrong_bytes_are_never_handed_out(
     assert get(store, hashes) == [DONE] * 5
 
 
-def test_a_full_cluster_has_no_room(new_store: NewStore) -> None:
-    with MooncakeMaster(segment_bytes=32 << 20) as master:
-        store = new_store(master, size=1 << 20)
-        hashes = some_hashes(60)
-        came = put(store, hashes)
-        assert set(came) == {DONE, MISS}
-        assert store.stats().failed == 0
-        assert store.last_error is None
-        store.close()
+def test_a_full_cluster_has_no_room(start_mooncake: Start, new_store: NewStore) -> None:
+    store = new_store(start_mooncake(segment_bytes=32 << 20), size=1 << 20)
+    came = put(store, some_hashes(60))
+    assert set(came) == {DONE, MISS}
+    assert store.stats().failed == 0
+    assert store.last_error is None
 
 
-def test_a_master_freezes_and_dies(new_store: NewStore) -> None:
-    with MooncakeMaster() as master:
-        store = new_store(master, stall_s=0.3)
-        hashes = some_hashes(20)
-        put(store, hashes)
-        master.freeze()
-        began = time.monotonic()
-        came = [get(store, hashes[:1], timeout_s=0.05)[0] for _ in range(500)]
-        assert time.monotonic() - began < 1.0
-        assert came[-1] == FAILED
-        assert set(came) == {Outcome.TIMED_OUT, FAILED}
-        assert store.match(hashes) == 0
-        master.thaw()
-        wait_until_well(store)
-        assert get(store, hashes) == [DONE] * 20
-        master.kill()
-        while get(store, hashes[:1], timeout_s=0.05) != [FAILED]:
-            assert time.monotonic() - began < WAIT_S
-        began = time.monotonic()
-        for _ in range(500):
-            assert get(store, hashes[:1], timeout_s=0.05) == [FAILED]
-        assert time.monotonic() - began < 1.0
-        master.start()
-        wait_until_well(store)
-        until = time.monotonic() + WAIT_S  # until the node has given its memory again
-        while put(store, hashes) != [DONE] * 20:
-            assert time.monotonic() < until
-            time.sleep(0.1)
-        assert get(store, hashes) == [DONE] * 20
-        store.close()
+def test_a_frozen_master_costs_its_time_once(start_mooncake: Start, new_store: NewStore) -> None:
+    master = start_mooncake()
+    store = new_store(master, stall_s=0.3)
+    hashes = some_hashes(20)
+    put(store, hashes)
+    master.freeze()
+    began = time.monotonic()
+    came = [get(store, hashes[:1], timeout_s=0.05)[0] for _ in range(500)]
+    assert time.monotonic() - began < 1.0
+    assert came[-1] == FAILED
+    assert set(came) == {Outcome.TIMED_OUT, FAILED}
+    assert store.match(hashes) == 0
+    master.thaw()
+    wait_until_well(store)
+    assert get(store, hashes) == [DONE] * 20
+
+
+def test_a_master_dies_and_comes_back(start_mooncake: Start, new_store: NewStore) -> None:
+    master = start_mooncake()
+    store = new_store(master, stall_s=0.3)
+    hashes = some_hashes(20)
+    put(store, hashes)
+    master.kill()
+    until = time.monotonic() + WAIT_S
+    while get(store, hashes[:1], timeout_s=0.05) != [FAILED]:
+        assert time.monotonic() < until
+    began = time.monotonic()
+    assert {get(store, hashes[:1], timeout_s=0.05)[0] for _ in range(500)} == {FAILED}
+    assert time.monotonic() - began < 1.0
+    master.start()
+    wait_until_well(store)
+    while put(store, hashes) != [DONE] * 20:  # until the node has given its memory again
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert get(store, hashes) == [DONE] * 20
 
 
 def test_a_late_batch_gives_its_memory_back(mooncake: MooncakeMaster, new_store: NewStore) -> None:

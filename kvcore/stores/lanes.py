@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import math
 import os
 import random
 import threading
@@ -57,11 +59,6 @@ class Part:
         self.source = source
         self._lanes = lanes
         self._open = dict.fromkeys(keys)
-        self._num_keys = len(keys)
-
-    @property
-    def is_untouched(self) -> bool:
-        return len(self._open) == self._num_keys
 
     def wanted(self) -> list[int]:
         """The keys that there is still something to do for; lets go of the others."""
@@ -156,8 +153,8 @@ class Lanes:
     def __init__(self, lanes: list[Lane], value_bytes: int, options: LaneOptions) -> None:
         self._value_bytes: Final = value_bytes
         self._options: Final = options
-        self._lanes: Final = lanes
-        self._pid: Final = os.getpid()
+        self._lanes = lanes
+        self._num_lanes: Final = len(lanes)
         self._changed = threading.Condition()
         self._reads: deque[Part] = deque()
         self._writes: deque[Part] = deque()
@@ -170,7 +167,7 @@ class Lanes:
         self._is_closed = False
         self._last_error: str | None = None
         self._is_well = True
-        self._times_lost = 0
+        self._times_lost = 0  # a connection is of the time between two losses
         self._pause_s = 0.0
         self._next_probe = 0.0
         self._since: list[float | None] = [None] * len(lanes)  # when each began with what it does
@@ -180,6 +177,15 @@ class Lanes:
         ]
         for thread in self._threads:
             thread.start()
+        _ALL.add(self)
+
+    def forget(self) -> None:
+        """In a forked child, which has neither the threads nor the locks that they hold; and the
+        connections are the parent's."""
+        self._changed = threading.Condition()
+        self._lanes, self._threads = [], []
+        self._under_way.clear()
+        self._is_closed = True
 
     # For the store's callers.
 
@@ -192,8 +198,6 @@ class Lanes:
     def submit(self, call: Call, source: BatchSource) -> Batch:
         """Begin with a batch, or decide it at once."""
         batch, num_keys = source.batch, source.num_keys
-        if os.getpid() != self._pid:  # a forked child has no threads, and no lock that is free
-            return batch
         self._watch()
         refused = Outcome.FAILED
         with self._changed:
@@ -224,7 +228,7 @@ class Lanes:
             if self._is_closed:
                 return 0
             for i, name in enumerate(hashes):
-                if self._known.get(name, 0.0) < oldest or name not in self._known:
+                if self._known.get(name, -math.inf) < oldest:
                     return i
         return len(hashes)
 
@@ -238,14 +242,16 @@ class Lanes:
 
     def close(self) -> None:
         """End what is under way, and wait until its memory is let go."""
-        if os.getpid() != self._pid:
-            return
         self.end()
         with self._changed:
             self._changed.wait_for(lambda: not self._under_way)
+        self.join(self._options.stall_s)
+
+    def join(self, limit_s: float) -> None:
+        """Wait for the threads, after `end`."""
+        until = time.monotonic() + limit_s
         for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(self._options.stall_s)
+            thread.join(max(0.0, until - time.monotonic()))
 
     def has_ended(self) -> bool:
         """Whether no thread is left."""
@@ -253,8 +259,6 @@ class Lanes:
 
     def end(self) -> None:
         """End what is under way. Idempotent."""
-        if os.getpid() != self._pid:
-            return
         with self._changed:
             self._is_closed = True
             self._known.clear()
@@ -301,7 +305,7 @@ class Lanes:
         if call in (Call.GET, Call.PUT):
             most = min(most, max(1, _MOST_PART_BYTES // self._value_bytes))
             least = min(most, max(1, _LEAST_PART_BYTES // self._value_bytes))
-        step = min(most, max(least, -(-num_keys // len(self._lanes))))
+        step = min(most, max(least, -(-num_keys // self._num_lanes)))
         return [range(i, min(i + step, num_keys)) for i in range(0, num_keys, step)]
 
     def _run(self, index: int) -> None:
@@ -323,13 +327,15 @@ class Lanes:
                     self._heard(job, probes)
             except Exception as error:  # whatever it is: what waits must not wait for ever
                 lane.disconnect()
-                connected_at = None
-                was_idle = isinstance(error, ServerLostError) and error.was_closed and parts_done
-                if isinstance(job, Part) and was_idle and self._put_back(job):
+                failed_at, connected_at = connected_at, None
+                if not isinstance(job, Part):
+                    self._lost(error, job, probes)
                     continue
-                self._lost(error, probes)
-                if isinstance(job, Part):
-                    self._done(job)
+                was_idle = isinstance(error, ServerLostError) and error.was_closed and parts_done
+                if was_idle and self._put_back(job):
+                    continue
+                self._lost(error, failed_at, probes=False)
+                self._done(job)
             finally:
                 self._since[index] = None
         lane.disconnect()
@@ -359,8 +365,8 @@ class Lanes:
         for index, lane in enumerate(self._lanes):
             since = self._since[index]
             if lane.limit_s is not None and since is not None and now - since > lane.limit_s:
-                self._since[index] = None  # once
-                self._lost(ServerLostError(f"no answer for {lane.limit_s} s"), probes=False)
+                error = ServerLostError(f"no answer for {lane.limit_s} s")
+                self._lost(error, self._times_lost, probes=False)
 
     def _done(self, part: Part) -> None:
         part.settle_rest(Outcome.FAILED)
@@ -369,9 +375,9 @@ class Lanes:
             self._changed.notify_all()
 
     def _put_back(self, part: Part) -> bool:
-        """To the front of the queue, after a connection ended before it said anything."""
+        """To the front of the queue, what a connection left that had ended."""
         with self._changed:
-            if self._is_closed or not part.is_untouched:
+            if self._is_closed:
                 return False
             self._known.clear()  # the server may have been started again, empty
             self._under_way.discard(part)
@@ -384,12 +390,13 @@ class Lanes:
                 self._is_well = True
                 self._changed.notify_all()
 
-    def _lost(self, error: Exception, probes: bool) -> None:
+    def _lost(self, error: Exception, connected_at: int | None, probes: bool) -> None:
         with self._changed:
-            if self._is_closed:
-                return
+            if self._is_closed or connected_at != self._times_lost:
+                return  # the connection is older than what was noticed before
             if self._is_well:
                 self._is_well = False
+                self._since = [None] * self._num_lanes  # they hang for the same reason
                 self._times_lost += 1
                 self._pause_s = self._options.first_probe_s
             elif probes:
@@ -408,14 +415,34 @@ class Lanes:
             part.settle_rest(Outcome.FAILED)
 
 
+_ALL: weakref.WeakSet[Lanes] = weakref.WeakSet()
+
+
+def _in_a_child() -> None:
+    for lanes in list(_ALL):
+        lanes.forget()
+
+
+def _at_exit() -> None:
+    """Threads that Python ends while they are in a library may take the process with them."""
+    for lanes in list(_ALL):
+        lanes.end()
+    for lanes in list(_ALL):
+        lanes.join(1.0)
+
+
+os.register_at_fork(after_in_child=_in_a_child)
+atexit.register(_at_exit)
+
+
 class LaneStore:
     """The calls of `kvcore.stores.Store`, over lanes."""
 
     def __init__(self, lanes: list[Lane], value_bytes: int, options: LaneOptions) -> None:
         self._value_bytes = value_bytes
         self._lanes = Lanes(lanes, value_bytes, options)
-        # A store that is dropped is closed, and so are all before Python ends its threads.
-        weakref.finalize(self, self._lanes.end)
+        # A store that is dropped is closed.
+        weakref.finalize(self, self._lanes.end).atexit = False
 
     @property
     def value_bytes(self) -> int:

@@ -68,8 +68,8 @@ BUGS = [
         name="served-idle-connections-are-failures",
         why="a server that ends idle connections is given up each time",
         files=_LANES,
-        find="if isinstance(job, Part) and was_idle and self._put_back(job):",
-        replace="if isinstance(job, Part) and was_idle and False:",
+        find="if was_idle and self._put_back(job):",
+        replace="if was_idle and False:",
         tests=_TESTS + "test_a_restart_between_two_calls_is_not_noticed",
     ),
     Bug(
