@@ -65,7 +65,7 @@ class MooncakeMaster:
         assert spec.submodule_search_locations
         program = Path(spec.submodule_search_locations[0]) / "mooncake_master"
         rpc, metrics = (port.number for port in self._ports)
-        options = {"rpc_port": rpc, "metrics_port": metrics, "default_kv_lease_ttl": "50ms"}
+        options = {"rpc_port": rpc, "metrics_port": metrics}
         options |= dict.fromkeys(("rpc_address", "metrics_host"), "127.0.0.1")
         self._process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", program]
