@@ -275,7 +275,62 @@ class Batch:
     def cancel(self) -> None: ...
     def is_quiet(self) -> bool: ...
 
+class BatchSource:
+    @staticmethod
+    def asking(
+        hashes: npt.NDArray[np.uint8],
+        positions: npt.NDArray[np.uint32] | None,
+        timeout_s: float | None,
+        /,
+    ) -> BatchSource: ...
+    @staticmethod
+    def reading(
+        hashes: npt.NDArray[np.uint8],
+        positions: npt.NDArray[np.uint32] | None,
+        address: int,
+        stride_bytes: int,
+        num_blocks: int,
+        slab_blocks: npt.NDArray[np.uint32],
+        timeout_s: float | None,
+        owner: object,
+        value_bytes: int,
+        /,
+    ) -> BatchSource: ...
+    @staticmethod
+    def writing(
+        hashes: npt.NDArray[np.uint8],
+        positions: npt.NDArray[np.uint32] | None,
+        address: int,
+        stride_bytes: int,
+        num_blocks: int,
+        slab_blocks: npt.NDArray[np.uint32],
+        timeout_s: float | None,
+        owner: object,
+        value_bytes: int,
+        /,
+    ) -> BatchSource: ...
+    @property
+    def batch(self) -> Batch: ...
+    @property
+    def num_keys(self) -> int: ...
+    def hash(self, key: int, /) -> bytes: ...
+    def is_wanted(self, key: int, /) -> bool: ...
+    def decide(self, key: int, outcome: Outcome, /) -> Outcome: ...
+    def let_go(self, key: int, /) -> None: ...
+    def cancel(self) -> None: ...
+    def memory(self, key: int, /) -> memoryview: ...
+    def address(self, key: int, /) -> int: ...
+    def seal(self, key: int, fingerprint: bytes, /) -> bytes: ...
+    def verify(
+        self, key: int, fingerprint: bytes, envelope: bytes | bytearray | memoryview, /
+    ) -> bool: ...
+
+def hashes_argument(
+    hashes: npt.NDArray[np.uint8], positions: npt.NDArray[np.uint32] | None, /
+) -> list[bytes]: ...
+
 class StoreStats:
+    def __init__(self, **counts: int) -> None: ...
     num_values: int
     used_bytes: int
     max_bytes: int

@@ -27,6 +27,8 @@ from kvcore.stores import (
     DiskStore,
     InfiniStoreStore,
     MemoryStore,
+    MooncakeStore,
+    RedisStore,
     Server,
     Store,
     open_store,
@@ -65,23 +67,40 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=[*KINDS, "infinistore"])
+# Mooncake where test_mooncake.py has made room for it.
+MOONCAKE = ["mooncake"] if os.environ.get("KVCORE_TEST_MOONCAKE") else []
+SERVERS = ["infinistore", "redis", "valkey", *MOONCAKE]
+
+
+def on_server(kind: str, server: Any, fingerprint: bytes) -> NewStore:
+    """Stores on a server that tests share. What it holds has a rule of its own."""
+
+    def new(value_bytes: int, **options: Any) -> Store:
+        if kind == "infinistore":
+            servers = [Server(*server.address)]
+            return InfiniStoreStore(servers, fingerprint, value_bytes, stall_s=WAIT_S)
+        if kind == "mooncake":
+            return MooncakeStore(
+                server.address, fingerprint, value_bytes, client=server.client, stall_s=WAIT_S
+            )
+        return RedisStore(server.url, fingerprint, value_bytes, stall_s=WAIT_S)
+
+    return new
+
+
+@pytest.fixture(params=[*KINDS, *SERVERS])
 def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NewStore]:
     if request.param == "uring" and not has_uring():
         pytest.skip("this build or this kernel has no io_uring")
     made: list[Store] = []
-    fingerprint = os.urandom(16)  # a server is shared by tests
+    kind: str = request.param
+    if kind in SERVERS:
+        new_of_kind = on_server(kind, request.getfixturevalue(kind), os.urandom(16))
+    else:
+        new_of_kind = KINDS[kind](tmp_path)
 
     def new(value_bytes: int, max_bytes: int = 1 << 20, **options: Any) -> Store:
-        if request.param == "infinistore":
-            server = request.getfixturevalue("infinistore")
-            made.append(
-                InfiniStoreStore(
-                    [Server(*server.address)], fingerprint, value_bytes, stall_s=WAIT_S
-                )
-            )
-        else:
-            made.append(KINDS[request.param](tmp_path)(value_bytes, max_bytes=max_bytes, **options))
+        made.append(new_of_kind(value_bytes, max_bytes=max_bytes, **options))
         return made[-1]
 
     yield new
@@ -192,7 +211,7 @@ def test_what_is_removed_is_gone(new_store: NewStore) -> None:
 
 def test_a_full_store_evicts_what_was_not_used(new_store: NewStore) -> None:
     store = new_store(PAGE - 128, max_bytes=2 * PAGE * 8)
-    if isinstance(store, InfiniStoreStore):
+    if isinstance(store, InfiniStoreStore | MooncakeStore | RedisStore):
         pytest.skip("servers evict by a rule of their own")
     room = store.stats().max_bytes // (store.stats().max_bytes // 8)
     assert room == 8
@@ -377,16 +396,20 @@ def hashes_each(keys: list[int]) -> Hashes:
     return np.concatenate([hashes_of([]), *[hashes_of([key]) for key in keys]])
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_any_life(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [*KINDS, "redis", "valkey", *MOONCAKE])
+def test_any_life(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    server = request.getfixturevalue(kind) if kind in SERVERS else None
     if kind == "uring" and not has_uring():
         pytest.skip("this build or this kernel has no io_uring")
     count = iter(range(1 << 30))
-    machine = StoreBesideDict if kind == "memory" else DiskBesideDict
+    machine = StoreBesideDict if server or kind == "memory" else DiskBesideDict
 
     class Machine(machine):  # type: ignore[misc, valid-type]
         def open(self) -> None:
-            self.new = KINDS[kind](tmp_path / str(next(count)))
+            if server:
+                self.new = on_server(kind, server, os.urandom(16))
+            else:
+                self.new = KINDS[kind](tmp_path / str(next(count)))
             super().open()
 
         open = initialize()(open)
@@ -635,7 +658,10 @@ def test_stores_by_url(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("tape:", "url must begin with memory: or disk: or infinistore:, got 'tape:'"),
+        (
+            "tape:",
+            "url must begin with memory: or disk: or infinistore: or .* or redis: .*, got 'tape:'",
+        ),
         ("", "url must begin with"),
         ("disk:", "url must have a path after disk:"),
         ("disk://host/path", "no host, got 'host'"),

@@ -1,126 +1,22 @@
 #include <pybind11/native_enum.h>
 
 #include <algorithm>
-#include <functional>
-#include <mutex>
-#include <optional>
-#include <span>
+#include <cstring>
+#include <iterator>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "bindings/arguments.h"
+#include "bindings/lent_batch.h"
 #include "bindings/register.h"
+#include "bindings/store_arguments.h"
 #include "bindings/waiting.h"
 #include "store/disk_store.h"
 #include "store/memory_store.h"
 
 namespace kvcore::bindings {
 namespace {
-
-// Memory whose batch nobody holds any more, while a store still has it. Nobody waits for that: it
-// is let go when the next one comes.
-class Forgotten {
- public:
-  void add(std::shared_ptr<Batch> batch, py::object owner) {
-    std::lock_guard lock(mutex_);
-    all_.emplace_back(std::move(batch), std::move(owner));
-  }
-  void let_go() {
-    std::vector<Entry> quiet;  // ends after the lock: an owner's end may call anything
-    std::lock_guard lock(mutex_);
-    const auto rest =
-        std::ranges::partition(all_, [](const Entry& entry) { return !entry.first->is_quiet(); });
-    std::ranges::move(rest, std::back_inserter(quiet));
-    all_.erase(rest.begin(), rest.end());
-  }
-
- private:
-  using Entry = std::pair<std::shared_ptr<Batch>, py::object>;
-  std::mutex mutex_;
-  std::vector<Entry> all_;
-};
-
-// Never destroyed: at the end of a process memory may still be lent.
-Forgotten& forgotten() {
-  static Forgotten* const all = new Forgotten;
-  return *all;
-}
-
-// A batch as Python has it, with the owner of the memory that is lent to the store.
-class LentBatch {
- public:
-  LentBatch(std::shared_ptr<Batch> batch, py::object owner)
-      : batch_(std::move(batch)), owner_(std::move(owner)) {
-    forgotten().let_go();
-  }
-  LentBatch(LentBatch&&) = default;
-  ~LentBatch() {
-    if (batch_ != nullptr && !batch_->is_quiet()) {
-      forgotten().add(std::move(batch_), std::move(owner_));
-    }
-  }
-  Batch& get() const { return *batch_; }
-
- private:
-  std::shared_ptr<Batch> batch_;
-  py::object owner_;
-};
-
-using Clock = Batch::Clock;
-
-template <typename Byte>
-std::vector<Byte*> places_of(size_t count, uint64_t address, uint64_t stride, uint64_t num_blocks,
-                             py::handle slab_blocks, bool must_differ) {
-  const Buffer buffer(slab_blocks, "slab_blocks", "uint32[n]");
-  const auto& view = buffer.view();
-  const std::span ids(static_cast<const uint32_t*>(view.buf),
-                      static_cast<size_t>(view.len) / sizeof(uint32_t));
-  if (ids.size() != count) {
-    throw py::value_error("slab_blocks must be as many as hashes, " + std::to_string(count) +
-                          ", got " + std::to_string(ids.size()));
-  }
-  std::vector<uint32_t> sorted(ids.begin(), ids.end());
-  std::ranges::sort(sorted);
-  if (!sorted.empty() && sorted.back() >= num_blocks) {
-    throw py::value_error("slab_blocks must be below the slab's " + std::to_string(num_blocks) +
-                          " blocks, got " + std::to_string(sorted.back()));
-  }
-  if (const auto twice = std::ranges::adjacent_find(sorted); must_differ && twice != sorted.end()) {
-    throw py::value_error("slab_blocks must differ, got " + std::to_string(*twice) + " twice");
-  }
-  std::vector<Byte*> places;
-  places.reserve(ids.size());
-  for (uint32_t id : ids) places.push_back(reinterpret_cast<Byte*>(address + id * stride));
-  return places;
-}
-
-// Hashes, and where in their chain the blocks are.
-class KeysArgument {
- public:
-  KeysArgument(py::handle hashes, py::handle positions) : hashes_(hashes) {
-    if (positions.is_none()) return;
-    const auto& view = positions_.emplace(positions, "positions", "uint32[n]").view();
-    rising_ = {static_cast<const uint32_t*>(view.buf),
-               static_cast<size_t>(view.len) / sizeof(uint32_t)};
-    if (rising_.size() != hashes_.get().size()) {
-      throw py::value_error("positions must be as many as hashes, " +
-                            std::to_string(hashes_.get().size()) + ", got " +
-                            std::to_string(rising_.size()));
-    }
-    const auto fall = std::ranges::adjacent_find(rising_, std::greater_equal<>());
-    if (fall != rising_.end()) {
-      throw py::value_error("positions must rise, got " + std::to_string(fall[1]) + " after " +
-                            std::to_string(fall[0]));
-    }
-  }
-  Keys get() const { return {hashes_.get(), rising_}; }
-
- private:
-  HashesArgument hashes_;
-  std::optional<Buffer> positions_;
-  std::span<const uint32_t> rising_;
-};
 
 LentBatch get_into(Store& self, py::handle hashes, py::handle positions, uint64_t address,
                    uint64_t stride, uint64_t num_blocks, py::handle slab_blocks,
@@ -236,22 +132,42 @@ Keeps the memory that is lent to the store, also when it is dropped itself. Thre
           "Whether the store has let go of all memory, which may be after the deadline.");
 }
 
+using Count = uint64_t StoreStats::*;
+constexpr std::pair<const char*, Count> kCounts[] = {
+    {"num_values", &StoreStats::num_values},
+    {"used_bytes", &StoreStats::used_bytes},
+    {"max_bytes", &StoreStats::max_bytes},
+    {"evictions", &StoreStats::evictions},
+    {"gets", &StoreStats::gets},
+    {"hits", &StoreStats::hits},
+    {"misses", &StoreStats::misses},
+    {"corrupt", &StoreStats::corrupt},
+    {"timed_out", &StoreStats::timed_out},
+    {"failed", &StoreStats::failed},
+    {"puts", &StoreStats::puts},
+    {"written", &StoreStats::written},
+    {"read_bytes", &StoreStats::read_bytes},
+    {"written_bytes", &StoreStats::written_bytes},
+};
+
+StoreStats new_store_stats(const py::kwargs& counts) {
+  StoreStats stats;
+  for (const auto& [name, value] : counts) {
+    const std::string text = string_argument(name, "name");
+    const auto* const found =
+        std::ranges::find(kCounts, text, [](const auto& count) { return count.first; });
+    if (found == std::end(kCounts)) throw py::type_error("StoreStats has no " + text);
+    stats.*found->second =
+        static_cast<uint64_t>(integer_argument(value, found->first, 0, INT64_MAX));
+  }
+  return stats;
+}
+
 void register_store_stats(py::module_& module) {
-  py::class_<StoreStats>(module, "StoreStats", "What a store holds and did; counts are of keys.")
-      .def_readonly("num_values", &StoreStats::num_values)
-      .def_readonly("used_bytes", &StoreStats::used_bytes)
-      .def_readonly("max_bytes", &StoreStats::max_bytes)
-      .def_readonly("evictions", &StoreStats::evictions)
-      .def_readonly("gets", &StoreStats::gets)
-      .def_readonly("hits", &StoreStats::hits)
-      .def_readonly("misses", &StoreStats::misses)
-      .def_readonly("corrupt", &StoreStats::corrupt)
-      .def_readonly("timed_out", &StoreStats::timed_out)
-      .def_readonly("failed", &StoreStats::failed)
-      .def_readonly("puts", &StoreStats::puts)
-      .def_readonly("written", &StoreStats::written)
-      .def_readonly("read_bytes", &StoreStats::read_bytes)
-      .def_readonly("written_bytes", &StoreStats::written_bytes);
+  py::class_<StoreStats> stats(module, "StoreStats",
+                               "What a store holds and did; counts are of keys.");
+  stats.def(py::init(&new_store_stats));
+  for (const auto& [name, count] : kCounts) stats.def_readonly(name, count);
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ class CoreStore:
         return self._core.value_bytes
 
     def match(self, hashes: HashArray, *, positions: IntArray | None = None) -> int:
-        return self._core.match(hashes, _positions(positions))
+        return self._core.match(hashes, positions_of(positions))
 
     def get_into(
         self,
@@ -33,7 +33,7 @@ class CoreStore:
     ) -> Batch:
         memory, ids = memory_of(slab, slab_blocks, self.value_bytes)
         place = (memory.address, memory.stride_bytes, memory.num_blocks)
-        return self._core.get_into(hashes, _positions(positions), *place, ids, timeout_s, memory)
+        return self._core.get_into(hashes, positions_of(positions), *place, ids, timeout_s, memory)
 
     def put_from(
         self,
@@ -46,17 +46,17 @@ class CoreStore:
     ) -> Batch:
         memory, ids = memory_of(slab, slab_blocks, self.value_bytes)
         place = (memory.address, memory.stride_bytes, memory.num_blocks)
-        return self._core.put_from(hashes, _positions(positions), *place, ids, timeout_s, memory)
+        return self._core.put_from(hashes, positions_of(positions), *place, ids, timeout_s, memory)
 
     def contains(
         self, hashes: HashArray, timeout_s: float | None, *, positions: IntArray | None = None
     ) -> Batch:
-        return self._core.contains(hashes, _positions(positions), timeout_s)
+        return self._core.contains(hashes, positions_of(positions), timeout_s)
 
     def remove(
         self, hashes: HashArray, timeout_s: float | None, *, positions: IntArray | None = None
     ) -> Batch:
-        return self._core.remove(hashes, _positions(positions), timeout_s)
+        return self._core.remove(hashes, positions_of(positions), timeout_s)
 
     def stats(self) -> StoreStats:
         return self._core.stats()
@@ -77,5 +77,6 @@ def memory_of(
     return memory, integers("slab_blocks", slab_blocks)
 
 
-def _positions(positions: IntArray | None) -> npt.NDArray[np.uint32] | None:
+def positions_of(positions: IntArray | None) -> npt.NDArray[np.uint32] | None:
+    """Where in their chain blocks are. TypeError, ValueError: they are no integers."""
     return None if positions is None else integers("positions", positions)

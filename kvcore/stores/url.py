@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from kvcore.stores.contract import Store
 from kvcore.stores.infinistore import InfiniStoreStore, Server
 from kvcore.stores.local import DiskStore, MemoryStore
+from kvcore.stores.mooncake import MooncakeStore
+from kvcore.stores.redis import CONNECTION_OPTIONS, REDIS_SCHEMES, RedisStore
 
 _SIZE = re.compile(r"(\d+)(?:\.(\d+))?\s*(B|KiB|MiB|GiB|TiB)?")
 _PLACE = re.compile(r"(?:\[([0-9a-fA-F:]+)\]|([^\s:\[\]/]+))(?::(\d+))?")
 _UNITS = {"B": 0, "KiB": 1, "MiB": 2, "GiB": 3, "TiB": 4}
-_DEFAULT_BYTES = {"memory": 1 << 30, "disk": 16 << 30}
 
 
 def parse_size(name: str, text: str) -> int:
@@ -69,28 +71,113 @@ def _servers(netloc: str) -> list[Server]:
     return servers
 
 
-_OPTIONS: dict[str, dict[str, Callable[[str, str], Any]]] = {
-    "memory": {"max_bytes": parse_size},
-    "disk": {
-        "max_bytes": parse_size,
-        "fsync": _text,
-        "direct": _truth,
-        "depth": _integer,
-        "io": _text,
-    },
-    "infinistore": {
-        "chunk_blocks": _integer,
-        "granule_bytes": parse_size,
-        "replicas": _integer,
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Scheme:
+    """How URLs with it are read: what their options are, and who opens the store."""
+
+    options: dict[str, Callable[[str, str], Any]]
+    open: Callable[[SplitResult, bytes, int, Options], Store]
+
+
+def _open_memory(parts: SplitResult, fingerprint: bytes, size: int, options: Options) -> Store:
+    if path := _local_path(parts):
+        raise ValueError(f"url must have no path after memory:, got {path!r}")
+    return MemoryStore(fingerprint, size, **{"max_bytes": 1 << 30, **options})
+
+
+def _open_disk(parts: SplitResult, fingerprint: bytes, size: int, options: Options) -> Store:
+    if not (path := _local_path(parts)):
+        raise ValueError(f"url must have a path after disk:, got {parts.geturl()!r}")
+    return DiskStore(path, fingerprint, size, **{"max_bytes": 16 << 30, **options})
+
+
+def _local_path(parts: SplitResult) -> str:
+    if parts.netloc:
+        raise ValueError(
+            f"url must have a path after {parts.scheme}: and no host, got {parts.netloc!r}"
+        )
+    return unquote(parts.path)
+
+
+def _open_infinistore(parts: SplitResult, fingerprint: bytes, size: int, options: Options) -> Store:
+    if unquote(parts.path) not in ("", "/"):
+        raise ValueError(f"url must have no path after its servers, got {unquote(parts.path)!r}")
+    return InfiniStoreStore(_servers(parts.netloc), fingerprint, size, **options)
+
+
+def _open_redis(parts: SplitResult, fingerprint: bytes, size: int, options: Options) -> Store:
+    told = {name: options.pop(name) for name in CONNECTION_OPTIONS if name in options}
+    place = f"{parts.scheme}://{parts.netloc}{parts.path}?{urlencode(told)}"
+    return RedisStore(place, fingerprint, size, **options)
+
+
+def _open_mooncake(parts: SplitResult, fingerprint: bytes, size: int, options: Options) -> Store:
+    if parts.path not in ("", "/"):
+        raise ValueError(f"url must have no path after its master, got {unquote(parts.path)!r}")
+    return MooncakeStore(parts.netloc, fingerprint, size, **options)
+
+
+_REDIS = _Scheme(
+    {
         "connections": _integer,
+        "ttl_s": _number,
         "stall_s": _number,
         "first_probe_s": _number,
         "last_probe_s": _number,
         "record_age_s": _number,
-        "patience_s": _number,
         "max_queued_bytes": parse_size,
-        "max_queue_delay_s": _number,
+        **dict.fromkeys(CONNECTION_OPTIONS, _text),
     },
+    _open_redis,
+)
+_SCHEMES = {
+    "memory": _Scheme({"max_bytes": parse_size}, _open_memory),
+    "disk": _Scheme(
+        {
+            "max_bytes": parse_size,
+            "fsync": _text,
+            "direct": _truth,
+            "depth": _integer,
+            "io": _text,
+        },
+        _open_disk,
+    ),
+    "infinistore": _Scheme(
+        {
+            "chunk_blocks": _integer,
+            "granule_bytes": parse_size,
+            "replicas": _integer,
+            "connections": _integer,
+            "stall_s": _number,
+            "first_probe_s": _number,
+            "last_probe_s": _number,
+            "record_age_s": _number,
+            "patience_s": _number,
+            "max_queued_bytes": parse_size,
+            "max_queue_delay_s": _number,
+        },
+        _open_infinistore,
+    ),
+    "mooncake": _Scheme(
+        {
+            "hostname": _text,
+            "metadata": _text,
+            "protocol": _text,
+            "device": _text,
+            "segment_bytes": parse_size,
+            "connections": _integer,
+            "stall_s": _number,
+            "first_probe_s": _number,
+            "last_probe_s": _number,
+            "record_age_s": _number,
+            "max_queued_bytes": parse_size,
+        },
+        _open_mooncake,
+    ),
+    **dict.fromkeys(REDIS_SCHEMES, _REDIS),
 }
 
 
@@ -101,9 +188,11 @@ def open_store(url: str, fingerprint: bytes, value_bytes: int) -> Store:
     ----------
     url : str
         ``memory:?max_bytes=4GiB`` or ``disk:PATH?max_bytes=1TiB&fsync=each&depth=32&io=threads``.
-        ``infinistore://HOST:PORT,HOST:PORT?replicas=2&stall_s=0.05``. Options are those of
-        `MemoryStore`, `DiskStore` and `InfiniStoreStore`; `max_bytes` is 1 GiB in memory and 16 GiB
-        on disk if it is not given.
+        ``infinistore://HOST:PORT,HOST:PORT?replicas=2&stall_s=0.05``.
+        ``redis://USER:PASSWORD@HOST:PORT/DB?ttl_s=86400``, and the other schemes of `RedisStore`.
+        ``mooncake://MASTER:PORT?hostname=HOST&segment_bytes=64GiB&protocol=rdma``.
+        Options are those of `MemoryStore`, `DiskStore`, `InfiniStoreStore`, `RedisStore` and
+        `MooncakeStore`; `max_bytes` is 1 GiB in memory and 16 GiB on disk if it is not given.
     fingerprint : bytes
         16 bytes: `Namespace.fingerprint`.
     value_bytes : int
@@ -112,39 +201,23 @@ def open_store(url: str, fingerprint: bytes, value_bytes: int) -> Store:
     ------
     TypeError, ValueError, OSError
         The URL names no store or a wrong option, or the store cannot be opened; says why.
+    ImportError
+        What the store needs is not installed; names the extra to install.
     """
     if not isinstance(url, str):
         raise TypeError(f"url must be a str, got {type(url).__name__}")
     parts = urlsplit(url)
-    if parts.scheme not in _OPTIONS:
+    if parts.scheme not in _SCHEMES:
         raise ValueError(
-            f"url must begin with {' or '.join(f'{s}:' for s in _OPTIONS)}, got {url!r}"
+            f"url must begin with {' or '.join(f'{s}:' for s in _SCHEMES)}, got {url!r}"
         )
     if parts.fragment or "#" in url:
         raise ValueError(f"url must have %23 for each '#', got {url!r}")
-    if parts.netloc and parts.scheme != "infinistore":
-        raise ValueError(
-            f"url must have a path after {parts.scheme}: and no host, got {parts.netloc!r}"
-        )
-    known = _OPTIONS[parts.scheme]
-    options: dict[str, Any] = {}
-    if parts.scheme in _DEFAULT_BYTES:
-        options["max_bytes"] = _DEFAULT_BYTES[parts.scheme]
+    known = _SCHEMES[parts.scheme]
+    options: Options = {}
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if name not in known:
-            raise ValueError(
-                f"url must have options of {', '.join(known)} for {parts.scheme}:, got {name!r}"
-            )
-        options[name] = known[name](name, value)
-    path = unquote(parts.path)
-    if parts.scheme == "infinistore":
-        if path not in ("", "/"):
-            raise ValueError(f"url must have no path after its servers, got {path!r}")
-        return InfiniStoreStore(_servers(parts.netloc), fingerprint, value_bytes, **options)
-    if parts.scheme == "memory":
-        if path:
-            raise ValueError(f"url must have no path after memory:, got {path!r}")
-        return MemoryStore(fingerprint, value_bytes, **options)
-    if not path:
-        raise ValueError(f"url must have a path after disk:, got {url!r}")
-    return DiskStore(path, fingerprint, value_bytes, **options)
+        if name not in known.options:
+            names = ", ".join(known.options)
+            raise ValueError(f"url must have options of {names} for {parts.scheme}:, got {name!r}")
+        options[name] = known.options[name](name, value)
+    return known.open(parts, fingerprint, value_bytes, options)

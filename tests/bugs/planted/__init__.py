@@ -10,6 +10,7 @@ from planted import (
     moving,
     queues,
     remote,
+    served,
     shares,
     sim,
     table,
@@ -29,6 +30,7 @@ _AREAS = (
     device,
     moving,
     remote,
+    served,
 )
 BUGS: list[Bug] = [bug for area in _AREAS for bug in area.BUGS]
 __all__ = ["BUGS", "Bug"]
