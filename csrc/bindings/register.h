@@ -17,6 +17,7 @@ void register_slab(pybind11::module_& module);
 void register_copy(pybind11::module_& module);
 void register_raw_loop(pybind11::module_& module);
 void register_stores(pybind11::module_& module);
+void register_placement(pybind11::module_& module);
 void register_remote_stores(pybind11::module_& module);
 
 }  // namespace kvcore::bindings
