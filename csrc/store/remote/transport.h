@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <span>
 #include <string>
@@ -62,6 +63,9 @@ enum class ServerId : uint32_t {};
 struct ServerAddress {
   // An IPv4 or IPv6 address and a port. Throws std::invalid_argument naming `host`.
   ServerAddress(const std::string& host, uint16_t port);
+  friend bool operator==(const ServerAddress& a, const ServerAddress& b) noexcept {
+    return a.bytes == b.bytes && std::memcmp(&a.storage, &b.storage, a.bytes) == 0;
+  }
 
   sockaddr_storage storage{};
   socklen_t bytes = 0;
