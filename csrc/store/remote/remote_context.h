@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -55,11 +56,14 @@ struct RemoteContext {
   std::optional<KnownChunk> recall(const BlockHash& name) const {
     auto chunk = known.find(name);
     if (!chunk) return std::nullopt;
-    const bool is_old = Clock::now() - chunk->learnt >= options.record_age ||
-                        chunk->learnt <= transport->stats(chunk->server).last_loss;
-    if (is_old) return std::nullopt;
+    if (Clock::now() - chunk->learnt >= options.record_age) return std::nullopt;
     const auto of_name = servers_of(name);
     if (std::ranges::find(of_name, chunk->server) == of_name.end()) return std::nullopt;
+    // A copy that another server may have lost counts too: who asks again gives it back.
+    const auto may_have_lost = [&](ServerId server) {
+      return chunk->learnt <= transport->stats(server).last_loss;
+    };
+    if (std::ranges::any_of(of_name, may_have_lost)) return std::nullopt;
     return chunk;
   }
   // Whether a record is of a chunk that this store could have written.
@@ -121,6 +125,14 @@ struct RemoteContext {
     size_t operator()(const BlockHash& hash) const noexcept { return hash.low(); }
   };
   std::unordered_set<BlockHash, Digest> being_written;
+  // A copy that a server is to get from another one; see remote_refill.h.
+  struct Refill {
+    BlockHash name;
+    KnownChunk chunk;
+    ServerId to;
+  };
+  std::deque<Refill> refills;
+  uint32_t refills_under_way = 0;
   std::atomic<bool> is_closing{false};
   std::atomic<uint64_t> queued_bytes{0};  // safe
   std::atomic<double> write_rate{0};      // bytes a second, a moving average; 0: not known; safe

@@ -82,7 +82,8 @@ struct ServerStats {
   uint64_t sent_bytes = 0;      // of values
   uint64_t received_bytes = 0;  // of values
   double latency_us = 0;        // moving average, of requests that were answered
-  // When a connection ended last: the server may be another one since, and empty.
+  // When a connection ended, or it was found well again, last: it may be another one since, and
+  // empty.
   Clock::time_point last_loss{};
 };
 
