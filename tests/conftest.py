@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 if TYPE_CHECKING:
     from support.infinistore import InfiniStoreServer, Installation
+    from support.redis_server import RedisServer
 
 pytest.register_assert_rewrite("models", "support")
 
@@ -60,5 +62,47 @@ def start_infinistore(
 
         def start(**options: Any) -> InfiniStoreServer:
             return servers.enter_context(InfiniStoreServer(infinistore_installation, **options))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def redis_servers() -> Path:
+    """Where the real Redis and Valkey servers are; skips where they cannot be."""
+    from support.redis_server import NotInstallableError, install
+
+    try:
+        return install()
+    except NotInstallableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def redis(redis_servers: Path) -> Iterator[RedisServer]:
+    """One server a module, for tests that do it no harm: their keys stay."""
+    from support.redis_server import RedisServer
+
+    with RedisServer(redis_servers, "redis") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def valkey(redis_servers: Path) -> Iterator[RedisServer]:
+    """As `redis`, of Valkey."""
+    from support.redis_server import RedisServer
+
+    with RedisServer(redis_servers, "valkey") as server:
+        yield server
+
+
+@pytest.fixture
+def start_redis(redis_servers: Path) -> Iterator[Callable[..., RedisServer]]:
+    """Starts servers, with the arguments of `RedisServer`, until the end of the test."""
+    from support.redis_server import RedisServer
+
+    with ExitStack() as servers:
+
+        def start(kind: str = "redis", **options: str) -> RedisServer:
+            return servers.enter_context(RedisServer(redis_servers, kind, **options))
 
         yield start

@@ -2,7 +2,7 @@
 
 from kvcore.cluster.aibrix import AibrixSource
 from kvcore.cluster.members import ClusterError, Members, Server, SlotRange
-from kvcore.cluster.plan import Move, Plan, plan_change
+from kvcore.cluster.plan import Move, Plan, plan_change, shares
 from kvcore.cluster.sources import DnsSource, Source, StaticSource
 from kvcore.cluster.watcher import Watcher
 
@@ -19,4 +19,5 @@ __all__ = [
     "StaticSource",
     "Watcher",
     "plan_change",
+    "shares",
 ]

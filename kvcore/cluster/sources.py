@@ -33,23 +33,24 @@ class StaticSource:
     Parameters
     ----------
     servers : sequence of Server
+        Of different names.
     resolve : callable
         In the place of `socket.getaddrinfo`.
     """
 
     def __init__(self, servers: Sequence[Server], resolve: Resolve = socket.getaddrinfo) -> None:
-        self._servers = Members(tuple(servers)).servers  # checks that names differ
+        self.servers = Members(tuple(servers)).servers  # checks that names differ
         self._resolve = resolve
         self._last: dict[str, str] = {}  # by name
 
     @property
     def is_constant(self) -> bool:
         """Whether there is nothing to look up."""
-        return all(is_address(server.address or server.host) for server in self._servers)
+        return all(is_address(server.address or server.host) for server in self.servers)
 
     def read(self) -> Members:
         found = []
-        for server in self._servers:
+        for server in self.servers:
             addresses = _addresses(self._resolve, server.address or server.host, server.port)
             # A resolver may give several in turn: it is one server all the same.
             if self._last.get(server.name) not in addresses:

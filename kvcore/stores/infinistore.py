@@ -147,10 +147,14 @@ class InfiniStoreStore(CoreStore):
         """What follows the cluster; see `follow`."""
         return self._watcher
 
-    def set_servers(self, servers: Sequence[Server]) -> None:
+    def set_servers(self, servers: Sequence[Server] | Members) -> None:
         """Use these servers from now on; those that stay keep their values and connections.
 
         Ends what `follow` began.
+
+        Parameters
+        ----------
+        servers : sequence of Server, or Members
 
         Raises
         ------
@@ -159,7 +163,7 @@ class InfiniStoreStore(CoreStore):
         OSError
             A server's name has no address.
         """
-        members = StaticSource(servers).read()
+        members = servers if isinstance(servers, Members) else StaticSource(servers).read()
         self._stop_following()
         self._set_members(members)
 
