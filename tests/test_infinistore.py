@@ -221,6 +221,15 @@ def test_what_does_not_fit_the_queue_is_left_out_at_the_end(new_node: Callable[.
     assert node.put(chain(10)) == [Outcome.DONE] * 10
 
 
+def test_values_that_wait_together_are_not_taken_for_slow_ones(
+    new_node: Callable[..., Node],
+) -> None:
+    """What is left out goes by what all write in a time, not by how long each of them waits."""
+    node = new_node(chunk_blocks=1)
+    for _ in range(6):
+        assert node.put(chain(600)) == [Outcome.DONE] * 600
+
+
 def test_a_cache_brings_what_another_one_keeps(new_node: Callable[..., Node]) -> None:
     writer, reader = (
         KVCache(HostSlab(64, BLOCK_BYTES), new_node().store, max_dirty=1.0) for _ in range(2)

@@ -105,11 +105,15 @@ struct RemoteContext {
     std::lock_guard lock(stats_mutex);
     stats.read_bytes += chunk_bytes(static_cast<uint32_t>(num_blocks));
   }
-  // How long a value was on its way; for the moving average.
-  void note_write(uint64_t bytes, Clock::duration took) {
-    const double rate =
-        static_cast<double>(bytes) / std::max(std::chrono::duration<double>(took).count(), 1e-6);
-    write_rate = write_rate == 0 ? rate : write_rate + (rate - write_rate) / 16;
+  // A value was written that waited since then. Counts from the end of the one before it: many are
+  // on their way at a time, and how long each was does not tell what all servers take together.
+  void note_write(uint64_t bytes, Clock::time_point since) {
+    const auto now = Clock::now();
+    const std::chrono::duration<double> took = now - std::max(since, last_write);
+    last_write = now;
+    const double per_byte = took.count() / static_cast<double>(bytes);
+    write_seconds_per_byte += (per_byte - write_seconds_per_byte) / (write_rate == 0 ? 1 : 16);
+    write_rate = 1 / std::max(write_seconds_per_byte, 1e-12);
   }
 
   const RemoteOptions options;
@@ -136,6 +140,8 @@ struct RemoteContext {
   std::atomic<bool> is_closing{false};
   std::atomic<uint64_t> queued_bytes{0};  // safe
   std::atomic<double> write_rate{0};      // bytes a second, a moving average; 0: not known; safe
+  double write_seconds_per_byte = 0;
+  Clock::time_point last_write{};
   std::mutex stats_mutex;
   StoreStats stats;  // under it; safe
 };
