@@ -3,6 +3,7 @@
 from planted import (
     bindings,
     cache,
+    cluster,
     device,
     hashes,
     histories,
@@ -29,6 +30,7 @@ _AREAS = (
     device,
     moving,
     remote,
+    cluster,
 )
 BUGS: list[Bug] = [bug for area in _AREAS for bug in area.BUGS]
 __all__ = ["BUGS", "Bug"]
