@@ -448,6 +448,16 @@ class ServerStats:
     received_bytes: int
     latency_us: float
 
+class Placement:
+    num_servers: int
+    @staticmethod
+    def rendezvous(servers: Sequence[tuple[str, float]]) -> Placement: ...
+    @staticmethod
+    def aibrix(ranges: Sequence[tuple[int, int, int]], num_servers: int) -> Placement: ...
+    def place(
+        self, scope: bytes, hashes: npt.NDArray[np.uint8], replicas: int
+    ) -> npt.NDArray[np.int32]: ...
+
 class RemoteStoreCore(StoreCore):
     def __init__(
         self,
@@ -465,5 +475,7 @@ class RemoteStoreCore(StoreCore):
         max_queued_bytes: int,
         max_queue_delay_s: float,
     ) -> None: ...
-    def set_servers(self, servers: list[tuple[str, str, int, float]], /) -> None: ...
+    def set_servers(
+        self, servers: Sequence[tuple[str, str, int]], placement: Placement
+    ) -> None: ...
     def server_stats(self) -> dict[str, ServerStats]: ...

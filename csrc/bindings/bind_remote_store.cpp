@@ -1,14 +1,15 @@
 #include <pybind11/stl.h>
 
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "bindings/arguments.h"
+#include "bindings/placement_argument.h"
 #include "bindings/register.h"
 #include "store/remote/remote_store.h"
-#include "store/remote/rendezvous.h"
 #include "store/remote/tcp_transport.h"
 
 namespace kvcore::bindings {
@@ -53,18 +54,24 @@ std::shared_ptr<RemoteStore> new_tcp_store(py::handle scope, py::handle block_by
   return std::make_shared<RemoteStore>(options, std::make_unique<TcpTransport>(tcp));
 }
 
-using ServerTuple = std::tuple<std::string, std::string, uint16_t, double>;
+using ServerTuple = std::tuple<std::string, std::string, uint16_t>;
 
-void set_servers(RemoteStore& self, const std::vector<ServerTuple>& servers) {
-  std::vector<NamedServer> named;
-  std::vector<Rendezvous::Server> weighted;
-  for (const auto& [name, host, port, weight] : servers) {
-    named.push_back({name, ServerAddress(host, port)});
-    weighted.push_back({name, weight});
+void set_servers(RemoteStore& self, const std::vector<ServerTuple>& servers,
+                 const BoundPlacement& placement) {
+  if (placement.num_servers != servers.size()) {
+    throw py::value_error("placement must be of " + std::to_string(servers.size()) +
+                          " servers, got one of " + std::to_string(placement.num_servers));
   }
-  auto placement = std::make_shared<const Rendezvous>(weighted);
+  std::vector<NamedServer> named;
+  std::set<std::string> names;
+  for (const auto& [name, host, port] : servers) {
+    if (!names.insert(name).second) {
+      throw py::value_error("servers must have different names, got '" + name + "' twice");
+    }
+    named.push_back({name, ServerAddress(host, port)});
+  }
   py::gil_scoped_release release;
-  self.set_servers(named, std::move(placement));
+  self.set_servers(named, placement.placement);
 }
 
 }  // namespace
@@ -84,11 +91,10 @@ void register_remote_stores(py::module_& module) {
   py::class_<RemoteStore, Store, std::shared_ptr<RemoteStore>>(
       module, "RemoteStoreCore", py::release_gil_before_calling_cpp_dtor())
       .def(py::init(&new_tcp_store), py::kw_only(), py::arg("scope"), py::arg("value_bytes"),
-           py::arg("chunk_blocks"), py::arg("replicas"), py::arg("connections"),
-           py::arg("stall_s"), py::arg("first_probe_s"), py::arg("last_probe_s"),
-           py::arg("record_age_s"), py::arg("patience_s"), py::arg("max_queued_bytes"),
-           py::arg("max_queue_delay_s"))
-      .def("set_servers", &set_servers)
+           py::arg("chunk_blocks"), py::arg("replicas"), py::arg("connections"), py::arg("stall_s"),
+           py::arg("first_probe_s"), py::arg("last_probe_s"), py::arg("record_age_s"),
+           py::arg("patience_s"), py::arg("max_queued_bytes"), py::arg("max_queue_delay_s"))
+      .def("set_servers", &set_servers, py::arg("servers"), py::arg("placement"))
       .def("server_stats", [](const RemoteStore& self) {
         std::map<std::string, ServerStats> stats;
         {

@@ -18,5 +18,6 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   kvcore::bindings::register_raw_sockets(module);
   kvcore::bindings::register_stores(module);
   kvcore::bindings::register_batch_source(module);
+  kvcore::bindings::register_placement(module);
   kvcore::bindings::register_remote_stores(module);
 }

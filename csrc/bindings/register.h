@@ -19,6 +19,7 @@ void register_raw_loop(pybind11::module_& module);
 void register_raw_sockets(pybind11::module_& module);
 void register_stores(pybind11::module_& module);
 void register_batch_source(pybind11::module_& module);
+void register_placement(pybind11::module_& module);
 void register_remote_stores(pybind11::module_& module);
 
 }  // namespace kvcore::bindings

@@ -79,9 +79,7 @@ def _timed(act: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def _in_threads(
-    connections: list[Any], num_blocks: int, act: Callable[[Any, int], None]
-) -> None:
+def _in_threads(connections: list[Any], num_blocks: int, act: Callable[[Any, int], None]) -> None:
     def work(number: int) -> None:
         for i in range(number, num_blocks, len(connections)):
             act(connections[number], i)

@@ -23,7 +23,16 @@ import numpy as np
 import numpy.typing as npt
 
 from kvcore._core import RawSockets
-from kvcore.bench.harness import Case, Contender, Row, always, check, collector_off, make_row, measure
+from kvcore.bench.harness import (
+    Case,
+    Contender,
+    Row,
+    always,
+    check,
+    collector_off,
+    make_row,
+    measure,
+)
 from kvcore.slabs import HostSlab
 from kvcore.stores import InfiniStoreStore, Outcome, Server
 
@@ -118,9 +127,7 @@ class _Official:
         for line in self._process.stdout:
             if line.startswith("= "):
                 return line.split()[1:]
-        raise ChildProcessError(
-            f"{self._process.args!r} ended with status {self._process.wait()}"
-        )
+        raise ChildProcessError(f"{self._process.args!r} ended with status {self._process.wait()}")
 
 
 @dataclass
@@ -166,9 +173,7 @@ class _Bed:
     def name(self) -> str:
         size = self.block_bytes // _KIB
         plural = "s" if self.connections > 1 else ""
-        return (
-            f"{self.num_blocks:,} blocks of {size:,} KiB, {self.connections} connection{plural}"
-        )
+        return f"{self.num_blocks:,} blocks of {size:,} KiB, {self.connections} connection{plural}"
 
     # Blocks as values of the size that kvcore makes of them.
     def raw_keys(self, prefix: str) -> list[str]:
@@ -270,7 +275,10 @@ class _Bed:
             self._ask(official, "put", official_prefix)
             ask = partial(self._ask, official, prefix=official_prefix)
             peers["official client"] = Contender(
-                lambda _: ask("get"), lambda _: ask("clear"), always(["True"]), lambda _: ask("check")
+                lambda _: ask("get"),
+                lambda _: ask("clear"),
+                always(["True"]),
+                lambda _: ask("check"),
             )
         ours = Contender(
             fetch,

@@ -11,6 +11,7 @@ from kvcore import __version__
 
 _COMMANDS = {
     "bench": "Measure hash, table, cache and eviction beside their peers.",
+    "cluster": "Say how a cluster's servers are, and what a change of them would move.",
     "doctor": "Say what was compiled, what this machine has, and what is used.",
     "mrc": "Print hit ratios against capacity, exact for LRU and from a sample for any policy.",
     "replay": "Replay traces through the cache: hit ratio by policy and capacity.",

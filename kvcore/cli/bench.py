@@ -113,4 +113,3 @@ def _lines(figures: Mapping[str, float]) -> str:
 
 def _figure(figure: float) -> str:
     return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
-

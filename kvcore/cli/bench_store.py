@@ -22,7 +22,7 @@ from kvcore.cli.serve import (
     stop_server,
     wait_until_ready,
 )
-from kvcore.stores.url import parse_size, servers_of
+from kvcore.stores.url import cluster_of, parse_size
 
 if TYPE_CHECKING:
     from kvcore.stores import Server
@@ -33,7 +33,7 @@ _HAS_INFINISTORE = "import importlib.util as u; exit(not u.find_spec('infinistor
 
 
 class _Sizes(click.ParamType):
-    """"64KiB,1MiB" as bytes."""
+    """ "64KiB,1MiB" as bytes."""
 
     name = "sizes"
 
@@ -52,7 +52,7 @@ class _Sizes(click.ParamType):
 
 
 class _Counts(click.ParamType):
-    """"1,4,8" as numbers."""
+    """ "1,4,8" as numbers."""
 
     name = "counts"
 
@@ -69,9 +69,7 @@ class _Counts(click.ParamType):
 
 @click.command()
 @click.argument("url", required=False)
-@click.option(
-    "--block-bytes", type=_Sizes(), default="64KiB,256KiB,1MiB", show_default=True
-)
+@click.option("--block-bytes", type=_Sizes(), default="64KiB,256KiB,1MiB", show_default=True)
 @click.option("--connections", type=_Counts(), default="1,4,8", show_default=True)
 @click.option("--total", default="128MiB", show_default=True, help="Bytes of a fetch.")
 @click.option("--rounds", type=click.IntRange(min=1), default=11, show_default=True)

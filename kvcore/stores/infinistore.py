@@ -3,46 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from kvcore._core import RemoteStoreCore, ServerStats
+from kvcore.cluster import Members, Server, Source, StaticSource, Watcher
 from kvcore.stores.core import CoreStore
 
 _WASTE = 0.05
 _MOST_CHUNK_BYTES = 16 << 20
 _MOST_CHUNK_BLOCKS = 1024
+_FIRST_ANSWER_S = 2.0
 
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """One InfiniStore server.
-
-    Attributes
-    ----------
-    host : str
-        Name or address.
-    port : int
-    weight : float
-        Its share beside others', above 0.
-    """
-
-    host: str
-    port: int = 22345
-    weight: float = 1.0
-
-    @property
-    def name(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.host, str) or not self.host:
-            raise ValueError(f"host must be a name or an address, got {self.host!r}")
-        if isinstance(self.port, bool) or not isinstance(self.port, int):
-            raise TypeError(f"port must be an int, got {type(self.port).__name__}")
-        if not 0 < self.port < 65536:
-            raise ValueError(f"port must be from 1 to 65535, got {self.port}")
+__all__ = ["InfiniStoreStore", "Server", "chunk_blocks_for"]
 
 
 def chunk_blocks_for(value_bytes: int, granule_bytes: int) -> int:
@@ -89,6 +61,7 @@ class InfiniStoreStore(CoreStore):
     Parameters
     ----------
     servers : sequence of Server
+        Without one, all is a miss; see also `follow`.
     fingerprint : bytes
         16 bytes: `Namespace.fingerprint`.
     value_bytes : int
@@ -161,6 +134,7 @@ class InfiniStoreStore(CoreStore):
             max_queue_delay_s=max_queue_delay_s,
         )
         self._chunk_blocks = chunk_blocks
+        self._watcher: Watcher | None = None
         self.set_servers(servers)
 
     @property
@@ -168,17 +142,66 @@ class InfiniStoreStore(CoreStore):
         """Blocks of a value, at most."""
         return self._chunk_blocks
 
-    def set_servers(self, servers: Sequence[Server]) -> None:
-        """Use these servers from now on; those that stay keep their values and connections."""
-        self._core.set_servers(
-            [(s.name, _address_of(s.host, s.port), s.port, float(s.weight)) for s in servers]
-        )
+    @property
+    def watcher(self) -> Watcher | None:
+        """What follows the cluster; see `follow`."""
+        return self._watcher
+
+    def set_servers(self, servers: Sequence[Server] | Members) -> None:
+        """Use these servers from now on; those that stay keep their values and connections.
+
+        Ends what `follow` began.
+
+        Parameters
+        ----------
+        servers : sequence of Server, or Members
+
+        Raises
+        ------
+        ValueError
+            Two have one name.
+        OSError
+            A server's name has no address.
+        """
+        members = servers if isinstance(servers, Members) else StaticSource(servers).read()
+        self._stop_following()
+        self._set_members(members)
+
+    def follow(self, source: Source, refresh_s: float = 5.0) -> None:
+        """Use the servers that a source tells, and what it tells later, until `close`.
+
+        Returns when it has told, or after 2 s; while there are no servers, all is a miss.
+
+        Parameters
+        ----------
+        source : Source
+            Asked on a thread of its own.
+        refresh_s : float
+            How often, up to 3600; jittered by a quarter.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `refresh_s` is not allowed.
+        """
+        watcher = Watcher(source, self._set_members, refresh_s)
+        self._stop_following()
+        self._watcher = watcher
+        watcher.start()
+        watcher.wait_first(_FIRST_ANSWER_S)
 
     def server_stats(self) -> dict[str, ServerStats]:
         """What each server was asked and answered, by ``host:port``."""
         return self._core.server_stats()
 
+    def close(self) -> None:
+        self._stop_following()
+        super().close()
 
-def _address_of(host: str, port: int) -> str:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return str(found[0][4][0])
+    def _stop_following(self) -> None:
+        if self._watcher is not None:
+            self._watcher.close()
+
+    def _set_members(self, members: Members) -> None:
+        servers = [(s.name, s.address or s.host, s.port) for s in members.servers]
+        self._core.set_servers(servers, members.placement())

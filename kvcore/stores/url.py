@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
+from kvcore.cluster import AibrixSource, DnsSource, Server, Source, StaticSource
 from kvcore.stores.contract import Store
-from kvcore.stores.infinistore import InfiniStoreStore, Server
+from kvcore.stores.infinistore import InfiniStoreStore
 from kvcore.stores.local import DiskStore, MemoryStore
 from kvcore.stores.mooncake import MooncakeStore
 from kvcore.stores.redis import CONNECTION_OPTIONS, REDIS_SCHEMES, RedisStore
 
 _SIZE = re.compile(r"(\d+)(?:\.(\d+))?\s*(B|KiB|MiB|GiB|TiB)?")
-_PLACE = re.compile(r"(?:\[([0-9a-fA-F:]+)\]|([^\s:\[\]/]+))(?::(\d+))?")
+_PLACE = re.compile(r"(?:\[([0-9a-fA-F:]+)\]|([^\s:\[\]/=]+))(?::(\d+))?(?:=([\d.]+))?")
 _UNITS = {"B": 0, "KiB": 1, "MiB": 2, "GiB": 3, "TiB": 4}
 
 
@@ -59,16 +60,23 @@ def _text(name: str, text: str) -> str:
     return text
 
 
-def _servers(netloc: str) -> list[Server]:
-    """Of "host:port,[::1]:port,host"; the port is 22345 where none is given."""
-    servers = []
-    for place in netloc.split(","):
-        found = _PLACE.fullmatch(place)
-        if not found:
-            raise ValueError(f"url must have servers as host:port,host:port, got {place!r}")
-        host = found[1] or found[2]
-        servers.append(Server(host, _integer("port", found[3])) if found[3] else Server(host))
-    return servers
+def parse_server(name: str, text: str) -> Server:
+    """A server of "host:port", "[::1]:port", "host" or "host:port=weight"; the port is 22345.
+
+    Raises
+    ------
+    ValueError
+        If it is none; as `name`.
+    """
+    found = _PLACE.fullmatch(text)
+    if not found:
+        raise ValueError(f"{name} must have servers as host:port or host:port=weight, got {text!r}")
+    options: dict[str, Any] = {}
+    if found[3]:
+        options["port"] = _integer("port", found[3])
+    if found[4]:
+        options["weight"] = _number("weight", found[4])
+    return Server(found[1] or found[2], **options)
 
 
 Options = dict[str, Any]
@@ -103,9 +111,18 @@ def _local_path(parts: SplitResult) -> str:
 
 
 def _open_infinistore(parts: SplitResult, fingerprint: bytes, size: int, options: Options) -> Store:
-    if unquote(parts.path) not in ("", "/"):
-        raise ValueError(f"url must have no path after its servers, got {unquote(parts.path)!r}")
-    return InfiniStoreStore(_servers(parts.netloc), fingerprint, size, **options)
+    source = _source_of(parts, options.pop("key", None))
+    refresh_s = options.pop("refresh_s", 5.0)
+    # A name in a list that has no address is an error; later, it stays where it was.
+    servers = source.read().servers if isinstance(source, StaticSource) else ()
+    store = InfiniStoreStore(servers, fingerprint, size, **options)
+    try:
+        if not (isinstance(source, StaticSource) and source.is_constant):
+            store.follow(source, refresh_s)
+    except BaseException:
+        store.close()
+        raise
+    return store
 
 
 def _open_redis(parts: SplitResult, fingerprint: bytes, size: int, options: Options) -> Store:
@@ -120,6 +137,20 @@ def _open_mooncake(parts: SplitResult, fingerprint: bytes, size: int, options: O
     return MooncakeStore(parts.netloc, fingerprint, size, **options)
 
 
+_CLUSTER_OPTIONS: dict[str, Callable[[str, str], Any]] = {
+    "chunk_blocks": _integer,
+    "granule_bytes": parse_size,
+    "replicas": _integer,
+    "connections": _integer,
+    "stall_s": _number,
+    "first_probe_s": _number,
+    "last_probe_s": _number,
+    "record_age_s": _number,
+    "patience_s": _number,
+    "max_queued_bytes": parse_size,
+    "max_queue_delay_s": _number,
+    "refresh_s": _number,
+}
 _REDIS = _Scheme(
     {
         "connections": _integer,
@@ -145,22 +176,9 @@ _SCHEMES = {
         },
         _open_disk,
     ),
-    "infinistore": _Scheme(
-        {
-            "chunk_blocks": _integer,
-            "granule_bytes": parse_size,
-            "replicas": _integer,
-            "connections": _integer,
-            "stall_s": _number,
-            "first_probe_s": _number,
-            "last_probe_s": _number,
-            "record_age_s": _number,
-            "patience_s": _number,
-            "max_queued_bytes": parse_size,
-            "max_queue_delay_s": _number,
-        },
-        _open_infinistore,
-    ),
+    "infinistore": _Scheme(_CLUSTER_OPTIONS, _open_infinistore),
+    "infinistore+dns": _Scheme(_CLUSTER_OPTIONS, _open_infinistore),
+    "infinistore+aibrix": _Scheme({**_CLUSTER_OPTIONS, "key": _text}, _open_infinistore),
     "mooncake": _Scheme(
         {
             "hostname": _text,
@@ -188,7 +206,9 @@ def open_store(url: str, fingerprint: bytes, value_bytes: int) -> Store:
     ----------
     url : str
         ``memory:?max_bytes=4GiB`` or ``disk:PATH?max_bytes=1TiB&fsync=each&depth=32&io=threads``.
-        ``infinistore://HOST:PORT,HOST:PORT?replicas=2&stall_s=0.05``.
+        ``infinistore://HOST:PORT,HOST:PORT=WEIGHT?replicas=2&stall_s=0.05``,
+        ``infinistore+dns://NAME:PORT?refresh_s=5`` for all addresses of a name,
+        ``infinistore+aibrix://REDIS_HOST:PORT/DB?key=kvcache_nodes`` for what AIBrix manages.
         ``redis://USER:PASSWORD@HOST:PORT/DB?ttl_s=86400``, and the other schemes of `RedisStore`.
         ``mooncake://MASTER:PORT?hostname=HOST&segment_bytes=64GiB&protocol=rdma``.
         Options are those of `MemoryStore`, `DiskStore`, `InfiniStoreStore`, `RedisStore` and
@@ -204,6 +224,26 @@ def open_store(url: str, fingerprint: bytes, value_bytes: int) -> Store:
     ImportError
         What the store needs is not installed; names the extra to install.
     """
+    parts, options = _split(url)
+    return _SCHEMES[parts.scheme].open(parts, fingerprint, value_bytes, options)
+
+
+def cluster_of(url: str) -> tuple[Source, dict[str, Any]]:
+    """Where it is written which servers the cluster of a URL has, and the options of its store.
+
+    Raises
+    ------
+    TypeError, ValueError, ImportError
+        The URL names no cluster or a wrong option; says why.
+    """
+    parts, options = _split(url)
+    if not parts.scheme.startswith("infinistore"):
+        raise ValueError(f"url must begin with infinistore, got {url!r}")
+    return _source_of(parts, options.pop("key", None)), options
+
+
+def _split(url: str) -> tuple[SplitResult, Options]:
+    """The parts of a URL, and its options as what they are."""
     if not isinstance(url, str):
         raise TypeError(f"url must be a str, got {type(url).__name__}")
     parts = urlsplit(url)
@@ -220,4 +260,40 @@ def open_store(url: str, fingerprint: bytes, value_bytes: int) -> Store:
             names = ", ".join(known.options)
             raise ValueError(f"url must have options of {names} for {parts.scheme}:, got {name!r}")
         options[name] = known.options[name](name, value)
-    return known.open(parts, fingerprint, value_bytes, options)
+    return parts, options
+
+
+def _source_of(parts: SplitResult, key: str | None) -> Source:
+    path = unquote(parts.path)
+    if parts.scheme == "infinistore+aibrix":
+        db = path.removeprefix("/")
+        return AibrixSource(
+            _host_of(parts),
+            _port_of(parts, 6379),
+            _integer("url's database", db) if db else 0,
+            key="kvcache_nodes" if key is None else key,
+            username=unquote(parts.username) if parts.username else None,
+            password=unquote(parts.password) if parts.password else None,
+        )
+    if path not in ("", "/"):
+        raise ValueError(f"url must have no path after its servers, got {path!r}")
+    if parts.scheme == "infinistore+dns":
+        if parts.username is not None:
+            raise ValueError("url must have no user in front of a name")
+        return DnsSource(_host_of(parts), _port_of(parts, 22345))
+    return StaticSource([parse_server("url", place) for place in parts.netloc.split(",")])
+
+
+def _host_of(parts: SplitResult) -> str:
+    if not parts.hostname or "," in parts.hostname:
+        raise ValueError(f"url must have one host after {parts.scheme}://, got {parts.hostname!r}")
+    return parts.hostname
+
+
+def _port_of(parts: SplitResult, default: int) -> int:
+    try:
+        return default if parts.port is None else parts.port
+    except ValueError:
+        raise ValueError(
+            f"url must have a port from 1 to 65535, got {parts.netloc.rpartition('@')[2]!r}"
+        ) from None

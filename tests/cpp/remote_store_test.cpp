@@ -259,5 +259,34 @@ TEST_CASE("threads of a store may be stopped in the middle") {
   }
 }
 
+TEST_CASE("a server that has another address is another server") {
+  SmallServer one, other;
+  auto store = new_store({}, 1);
+  const Chain chain(7, 5);
+  auto memory = chain.expected();
+  std::vector<std::byte*> places;
+  for (size_t i = 0; i < 5; ++i) places.push_back(memory.data() + i * kBlockBytes);
+  const std::vector<const std::byte*> sources(places.begin(), places.end());
+  const auto placement = std::make_shared<Rendezvous>(std::vector<Rendezvous::Server>{{"name"}});
+  auto first_outcome = [&](const std::shared_ptr<Batch>& batch) {
+    batch->wait();
+    return batch->outcomes().front();
+  };
+  auto put = [&] {
+    return first_outcome(store->put_from(chain.keys(), sources, Clock::now() + 20s));
+  };
+  auto get = [&] {
+    return first_outcome(store->get_into(chain.keys(), places, Clock::now() + 20s));
+  };
+  store->set_servers({{"name", {"127.0.0.1", one.port()}}}, placement);
+  CHECK(put() == Outcome::kDone);
+  CHECK(get() == Outcome::kDone);
+  store->set_servers({{"name", {"127.0.0.1", other.port()}}}, placement);
+  CHECK(get() == Outcome::kMiss);
+  CHECK(put() == Outcome::kDone);
+  CHECK(get() == Outcome::kDone);
+  CHECK(store->server_stats().size() == 1);
+}
+
 }  // namespace
 }  // namespace kvcore

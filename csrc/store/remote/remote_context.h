@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -55,11 +56,14 @@ struct RemoteContext {
   std::optional<KnownChunk> recall(const BlockHash& name) const {
     auto chunk = known.find(name);
     if (!chunk) return std::nullopt;
-    const bool is_old = Clock::now() - chunk->learnt >= options.record_age ||
-                        chunk->learnt <= transport->stats(chunk->server).last_loss;
-    if (is_old) return std::nullopt;
+    if (Clock::now() - chunk->learnt >= options.record_age) return std::nullopt;
     const auto of_name = servers_of(name);
     if (std::ranges::find(of_name, chunk->server) == of_name.end()) return std::nullopt;
+    // A copy that another server may have lost counts too: who asks again gives it back.
+    const auto may_have_lost = [&](ServerId server) {
+      return chunk->learnt <= transport->stats(server).last_loss;
+    };
+    if (std::ranges::any_of(of_name, may_have_lost)) return std::nullopt;
     return chunk;
   }
   // Whether a record is of a chunk that this store could have written.
@@ -101,11 +105,15 @@ struct RemoteContext {
     std::lock_guard lock(stats_mutex);
     stats.read_bytes += chunk_bytes(static_cast<uint32_t>(num_blocks));
   }
-  // How long a value was on its way; for the moving average.
-  void note_write(uint64_t bytes, Clock::duration took) {
-    const double rate =
-        static_cast<double>(bytes) / std::max(std::chrono::duration<double>(took).count(), 1e-6);
-    write_rate = write_rate == 0 ? rate : write_rate + (rate - write_rate) / 16;
+  // A value was written that waited since then. Counts from the end of the one before it: many are
+  // on their way at a time, and how long each was does not tell what all servers take together.
+  void note_write(uint64_t bytes, Clock::time_point since) {
+    const auto now = Clock::now();
+    const std::chrono::duration<double> took = now - std::max(since, last_write);
+    last_write = now;
+    const double per_byte = took.count() / static_cast<double>(bytes);
+    write_seconds_per_byte += (per_byte - write_seconds_per_byte) / (write_rate == 0 ? 1 : 16);
+    write_rate = 1 / std::max(write_seconds_per_byte, 1e-12);
   }
 
   const RemoteOptions options;
@@ -121,9 +129,19 @@ struct RemoteContext {
     size_t operator()(const BlockHash& hash) const noexcept { return hash.low(); }
   };
   std::unordered_set<BlockHash, Digest> being_written;
+  // A copy that a server is to get from another one; see remote_refill.h.
+  struct Refill {
+    BlockHash name;
+    KnownChunk chunk;
+    ServerId to;
+  };
+  std::deque<Refill> refills;
+  uint32_t refills_under_way = 0;
   std::atomic<bool> is_closing{false};
   std::atomic<uint64_t> queued_bytes{0};  // safe
   std::atomic<double> write_rate{0};      // bytes a second, a moving average; 0: not known; safe
+  double write_seconds_per_byte = 0;
+  Clock::time_point last_write{};
   std::mutex stats_mutex;
   StoreStats stats;  // under it; safe
 };

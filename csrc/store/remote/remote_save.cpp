@@ -100,7 +100,7 @@ void RemoteSave::put_value(const std::shared_ptr<Piece>& piece, ServerId server,
   submit(*piece, server, std::move(request),
          [this, piece, chunk, is_again, begin](const Reply& reply) {
            if (reply.answer == Answer::kDone) {
-             context_.note_write(context_.chunk_bytes(chunk.num_blocks), Clock::now() - begin);
+             context_.note_write(context_.chunk_bytes(chunk.num_blocks), begin);
              KnownChunk written = chunk;
              written.checksum = reply.checksum;
              return put_record(piece, written);

@@ -33,18 +33,19 @@ RemoteStore::RemoteStore(const RemoteOptions& options, std::unique_ptr<Transport
 void RemoteStore::set_servers(const std::vector<NamedServer>& servers,
                               std::shared_ptr<const Placement> placement) {
   context_->transport->post([this, servers, placement = std::move(placement)] {
-    std::map<std::string, ServerId> rest = std::exchange(by_name_, {});
+    std::map<std::string, Known> rest = std::exchange(by_name_, {});
     context_->servers.clear();
     for (const NamedServer& server : servers) {
       const auto known = rest.find(server.name);
+      const bool stays = known != rest.end() && known->second.address == server.address;
       const ServerId id =
-          known != rest.end() ? known->second : context_->transport->add_server(server.address);
-      if (known != rest.end()) rest.erase(known);
-      by_name_.emplace(server.name, id);
+          stays ? known->second.id : context_->transport->add_server(server.address);
+      if (stays) rest.erase(known);
+      by_name_.emplace(server.name, Known{server.address, id});
       context_->servers.push_back(id);
     }
     context_->placement = placement;
-    for (const auto& [name, id] : rest) context_->transport->remove_server(id);
+    for (const auto& [name, known] : rest) context_->transport->remove_server(known.id);
   });
 }
 
@@ -160,7 +161,9 @@ std::map<std::string, ServerStats> RemoteStore::server_stats() const {
   auto all = promise.get_future();
   const bool is_open = context_->transport->post([this, &promise] {
     std::map<std::string, ServerStats> stats;
-    for (const auto& [name, id] : by_name_) stats.emplace(name, context_->transport->stats(id));
+    for (const auto& [name, known] : by_name_) {
+      stats.emplace(name, context_->transport->stats(known.id));
+    }
     promise.set_value(std::move(stats));
   });
   if (!is_open) return {};

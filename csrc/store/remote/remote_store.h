@@ -10,7 +10,7 @@
 
 namespace kvcore {
 
-// A server as a cluster names it: what has another name is another server.
+// A server as a cluster names it: what has another name or address is another server.
 struct NamedServer {
   std::string name;
   ServerAddress address;
@@ -52,7 +52,11 @@ class RemoteStore final : public Store {
 
   const RemoteOptions options_;
   std::unique_ptr<RemoteContext> context_;
-  std::map<std::string, ServerId> by_name_;  // on the transport's thread
+  struct Known {
+    ServerAddress address;
+    ServerId id;
+  };
+  std::map<std::string, Known> by_name_;  // on the transport's thread
 };
 
 }  // namespace kvcore

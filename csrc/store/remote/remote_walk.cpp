@@ -4,6 +4,7 @@
 #include <array>
 #include <utility>
 
+#include "store/remote/remote_refill.h"
 #include "store/remote/remote_save.h"
 
 namespace kvcore {
@@ -113,6 +114,7 @@ void RemoteWalk::ask(const Shared& cursor) {
                                .num_blocks = note->num_blocks,
                                .learnt = Clock::now()};
         context_.known.learn(cursor->name, chunk);
+        refill_others(*cursor, chunk);
         limit_ = std::min(limit_ + 2, kMostUnderWay);
         // Chunks of several sizes may end with that block.
         const Chunk there{cursor->chunk.end() - note->num_blocks, note->num_blocks};
@@ -221,6 +223,17 @@ void RemoteWalk::repair(const Cursor& cursor) {
   }
   repair_servers(context_, std::span(cursor.servers).first(cursor.server), cursor.name,
                  cursor.chunk.num_blocks, std::move(copy));
+}
+
+// Those before have lost it, where they are well; what is read is given to them from memory. Those
+// behind were not asked.
+void RemoteWalk::refill_others(const Cursor& cursor, const KnownChunk& chunk) {
+  if (purpose_ == Purpose::kRemove) return;
+  const std::span<const ServerId> servers(cursor.servers);
+  if (purpose_ == Purpose::kAsk && cursor.worst == Answer::kMiss) {
+    refill_servers(context_, cursor.name, chunk, servers.first(cursor.server));
+  }
+  refill_servers(context_, cursor.name, chunk, servers.subspan(cursor.server + 1));
 }
 
 // Decides the blocks up to a position, and goes on from there.

@@ -56,6 +56,7 @@ class RemoteWalk : public std::enable_shared_from_this<RemoteWalk> {
   void give_up(const Shared& cursor);
   void end(const Shared& cursor, uint64_t end, Outcome outcome);
   void repair(const Cursor& cursor);
+  void refill_others(const Cursor& cursor, const KnownChunk& chunk);
   void submit(const Cursor& cursor, Request request);
   Clock::time_point deadline_of(const Cursor& cursor) const;
 

@@ -148,6 +148,7 @@ void TcpServer::put_off_probe(Clock::time_point now) {
 
 void TcpServer::recover() {
   waiting_since_ = Clock::now();
+  stats_.last_loss = Clock::now();  // whoever answers now may have been started since
   breaker_ = Breaker::kClosed;
   probe_delay_ = options_.first_probe;
 }

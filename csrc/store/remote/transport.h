@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <span>
 #include <string>
@@ -62,6 +63,9 @@ enum class ServerId : uint32_t {};
 struct ServerAddress {
   // An IPv4 or IPv6 address and a port. Throws std::invalid_argument naming `host`.
   ServerAddress(const std::string& host, uint16_t port);
+  friend bool operator==(const ServerAddress& a, const ServerAddress& b) noexcept {
+    return a.bytes == b.bytes && std::memcmp(&a.storage, &b.storage, a.bytes) == 0;
+  }
 
   sockaddr_storage storage{};
   socklen_t bytes = 0;
@@ -78,7 +82,8 @@ struct ServerStats {
   uint64_t sent_bytes = 0;      // of values
   uint64_t received_bytes = 0;  // of values
   double latency_us = 0;        // moving average, of requests that were answered
-  // When a connection ended last: the server may be another one since, and empty.
+  // When a connection ended, or it was found well again, last: it may be another one since, and
+  // empty.
   Clock::time_point last_loss{};
 };
 

@@ -3,6 +3,7 @@
 from planted import (
     bindings,
     cache,
+    cluster,
     device,
     hashes,
     histories,
@@ -31,6 +32,7 @@ _AREAS = (
     moving,
     remote,
     served,
+    cluster,
 )
 BUGS: list[Bug] = [bug for area in _AREAS for bug in area.BUGS]
 __all__ = ["BUGS", "Bug"]
