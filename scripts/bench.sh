@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# bench.sh [NAME [JSON]]: runs a benchmark of .venv's kvcore (hash, table, cache, evict, copy or disk; all
-# where none is named) beside its peers. These are installed once a version of benchmarks/peers.txt
+# bench.sh [NAME [JSON]]: runs a benchmark of .venv's kvcore (hash, table, cache, evict, copy, disk or
+# store; all but store where none is named) beside its peers. These are installed once a version of benchmarks/peers.txt
 # and of Python, under ${XDG_CACHE_HOME:-~/.cache}/kvcore.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -10,9 +10,9 @@ python=$root/.venv/bin/python
 requirements=$root/benchmarks/peers.txt
 
 case $name in
-  "" | hash | table | cache | evict | copy | disk) ;;
+  "" | hash | table | cache | evict | copy | disk | store) ;;
   *)
-    echo "bench: there is no benchmark '$name'; there are: hash, table, cache, evict, copy, disk" >&2
+    echo "bench: there is no benchmark '$name'; there are: hash, table, cache, evict, copy, disk, store" >&2
     exit 2
     ;;
 esac
@@ -35,6 +35,21 @@ if [ ! -d "$peers" ]; then
   mv -T "$making" "$peers" 2>/dev/null || [ -d "$peers" ]
 fi
 
+options=()
+if [ "$name" = store ]; then
+  # The tests' server: it needs no RDMA card, and keeps to loopback.
+  { read -r infinistore && read -r preloads; } < <("$root/scripts/infinistore_env.sh")
+  wrappers=$(mktemp -d)
+  trap 'rm -rf "$wrappers"' EXIT
+  cat >"$wrappers/infinistore" <<WRAPPER
+#!/bin/sh
+export LD_LIBRARY_PATH=$preloads LD_PRELOAD=$preloads/hostfix.so:$preloads/fence.so
+exec $infinistore/bin/infinistore "\$@"
+WRAPPER
+  chmod 755 "$wrappers/infinistore"
+  options=(--command "$wrappers/infinistore" --compare official --python "$infinistore/bin/python")
+fi
+
 if [[ $name =~ ^(copy)?$ ]] && ! "$python" -c 'import torch' 2>/dev/null; then
   # The build for CPUs alone; that with CUDA takes gigabytes.
   "$python" -m pip --disable-pip-version-check install -q --only-binary torch "torch==2.13.0+cpu" ||
@@ -42,4 +57,4 @@ if [[ $name =~ ^(copy)?$ ]] && ! "$python" -c 'import torch' 2>/dev/null; then
 fi
 
 PYTHONPATH=$peers${PYTHONPATH:+:$PYTHONPATH} "$root/.venv/bin/kvcore" bench \
-  ${name:+"$name"} ${json:+--json "$json"}
+  ${name:+"$name"} "${options[@]}" ${json:+--json "$json"}

@@ -180,10 +180,10 @@ class _Bed:
         return [f"{prefix}{i}" for i in range(self.num_blocks // self.value_blocks)]
 
     def _raw_addresses(self) -> npt.NDArray[np.uint64]:
-        array = self.raw_slab.numpy()
-        return np.uint64(array.ctypes.data) + self.value_blocks * self.block_bytes * np.arange(
-            self.num_blocks // self.value_blocks, dtype=np.uint64
-        )
+        values = np.arange(self.num_blocks // self.value_blocks, dtype=np.uint64)
+        values *= np.uint64(self.value_blocks * self.block_bytes)
+        values += np.uint64(self.raw_slab.slab_memory.address)
+        return values
 
     def put_raw(self, prefix: str) -> None:
         value_bytes = self.value_blocks * self.block_bytes

@@ -32,45 +32,29 @@ _QUICK_BYTES = 8 << 20
 _HAS_INFINISTORE = "import importlib.util as u; exit(not u.find_spec('infinistore'))"
 
 
-class _Sizes(click.ParamType):
-    """ "64KiB,1MiB" as bytes."""
-
-    name = "sizes"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            sizes = tuple(parse_size("SIZE", part) for part in str(value).split(","))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        if not all(16 << 10 <= size <= 64 << 20 for size in sizes):
-            self.fail(f"must be from 16KiB to 64MiB each, got {value!r}", param, ctx)
-        return sizes
+def _sizes(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    """Bytes of "64KiB,1MiB"."""
+    try:
+        sizes = tuple(parse_size(f"--{param.name}", part) for part in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    if not all(16 << 10 <= size <= 64 << 20 for size in sizes):
+        raise click.BadParameter(f"must be from 16KiB to 64MiB each, got {value!r}")
+    return sizes
 
 
-class _Counts(click.ParamType):
-    """ "1,4,8" as numbers."""
-
-    name = "counts"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).split(",")
-        if not all(part.isdecimal() and 1 <= int(part) <= 64 for part in parts):
-            self.fail(f"must be from 1 to 64 each, got {value!r}", param, ctx)
-        return tuple(map(int, parts))
+def _counts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    """Numbers of "1,4,8"."""
+    parts = value.split(",")
+    if not all(part.isdecimal() and 1 <= int(part) <= 64 for part in parts):
+        raise click.BadParameter(f"must be from 1 to 64 each, got {value!r}")
+    return tuple(map(int, parts))
 
 
 @click.command()
 @click.argument("url", required=False)
-@click.option("--block-bytes", type=_Sizes(), default="64KiB,256KiB,1MiB", show_default=True)
-@click.option("--connections", type=_Counts(), default="1,4,8", show_default=True)
+@click.option("--block-bytes", callback=_sizes, default="64KiB,256KiB,1MiB", show_default=True)
+@click.option("--connections", callback=_counts, default="1,4,8", show_default=True)
 @click.option("--total", default="128MiB", show_default=True, help="Bytes of a fetch.")
 @click.option("--rounds", type=click.IntRange(min=1), default=11, show_default=True)
 @click.option(
@@ -126,13 +110,15 @@ def store(
 
 
 def _server_of(url: str) -> Server:
+    from kvcore.cluster import StaticSource
+
     try:
-        servers = servers_of(url)
-    except (TypeError, ValueError) as error:
+        source, _ = cluster_of(url)
+    except (TypeError, ValueError, ImportError) as error:
         raise InputError(str(error)) from None
-    if len(servers) != 1:
-        raise InputError(f"URL must have one server, got {url!r}")
-    return servers[0]
+    if not isinstance(source, StaticSource) or len(source.read().servers) != 1:
+        raise InputError(f"URL must have one server, as infinistore://HOST:PORT, got {url!r}")
+    return source.read().servers[0]
 
 
 def _official_python(python: str | None, command_path: str) -> str:
