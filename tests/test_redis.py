@@ -336,7 +336,7 @@ def test_a_frozen_server_costs_its_time_once(
     for i in range(500):
         assert node.get(hashes[i : i + 1]) == [FAILED]
         assert node.put(hashes[i : i + 1]) == [FAILED]
-    assert 0.25 < time.monotonic() - began < 0.3 + 0.7  # and half of it twice a second for probes
+    assert 0.25 < time.monotonic() - began < 2.5  # not 300 s
     assert node.store.match(hashes) == 0
     assert (
         "timed out" in str(node.store.last_error).lower()
@@ -376,14 +376,14 @@ def test_outcomes_keep_their_deadline(start_redis: Start, new_node: Callable[...
         node.store.contains(hashes, 0.2),
         node.store.remove(hashes, 0.2),
     ]
-    assert time.monotonic() - began < 0.15
+    assert time.monotonic() - began < 1.0
     for batch in batches:
         assert set(outcomes(batch)) == {Outcome.TIMED_OUT}
-    assert time.monotonic() - began < 0.4
+    assert time.monotonic() - began < 2.0
     assert not batches[0].is_quiet()
     # Closing does not wait for the server either, and takes the memory back.
     node.store.close()
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 4.0
     assert all(batch.is_quiet() for batch in batches)
 
 

@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from kvcore._core import Batch, BatchSource, Outcome
 from kvcore.planes import SlabMemory
+from kvcore.stores.lane_store import LaneStore
 from kvcore.stores.lanes import (
     ENVELOPE_BYTES,
     Call,
     Lane,
     LaneOptions,
-    LaneStore,
     Part,
     ServerLostError,
     check_fingerprint,

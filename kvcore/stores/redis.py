@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
 from kvcore._core import Outcome
+from kvcore.stores.lane_store import LaneStore
 from kvcore.stores.lanes import (
     ENVELOPE_BYTES,
     Call,
     Lane,
     LaneOptions,
-    LaneStore,
     Part,
     ServerLostError,
     check_fingerprint,

@@ -77,8 +77,14 @@ class MooncakeMaster:
         )
 
     def freeze(self) -> None:
+        """Stop it (SIGSTOP)."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGSTOP)
+        stat = Path(f"/proc/{self._process.pid}/stat")
+        until = time.monotonic() + _START_S
+        while stat.read_text().rpartition(")")[2].split()[0] not in "TZ":
+            assert time.monotonic() < until
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         assert self._process is not None
