@@ -37,7 +37,8 @@ from kvcore.operations import (
 )
 from kvcore.planes import IntArray, integers
 from kvcore.slabs import HostSlab
-from kvcore.stores import Store
+from kvcore.stores import Store, open_store
+from kvcore.succession import Succession
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 0.001
@@ -128,17 +129,12 @@ class KVCache:
     ) -> None:
         if not isinstance(slab, HostSlab):
             raise TypeError(f"slab must be a HostSlab or SharedSlab, got {type(slab).__name__}")
-        if store is not None and not isinstance(store, Store):
-            raise TypeError(f"store must be a Store, got {type(store).__name__}")
-        if store is not None and store.value_bytes != slab.block_bytes:
-            raise ValueError(
-                f"store must have values of {slab.block_bytes} bytes, as the slab's blocks, "
-                f"got {store.value_bytes}"
-            )
+        if store is not None:
+            _check_store(store, slab.block_bytes)
         _check_number("max_dirty", max_dirty, 0.0, 1.0)
         _check_number("write_timeout_s", write_timeout_s, 0.0, 3600.0)
         self._slab = slab
-        self._store = store
+        self._stores = Succession(store)
         self._cache = PrefixCache(
             slab.num_blocks, policy, tenants, admission=admission, max_kept=max_kept
         )
@@ -165,11 +161,7 @@ class KVCache:
         """
         self._settle()
         host = self._cache.match(hashes)
-        stored = 0
-        if self._store is not None:
-            positions = np.arange(host, len(hashes), dtype=np.uint32)
-            stored = self._store.match(hashes[host:], positions=positions)
-        return Lookup(hashes, host, stored)
+        return Lookup(hashes, host, self._stores.match(hashes[host:], host))
 
     def probe(self, lookup: Lookup, *, timeout_s: float) -> Probe | None:
         """Start to ask the store what else it has of a chain.
@@ -189,11 +181,12 @@ class KVCache:
         """
         _check_number("timeout_s", timeout_s, 0.0, 3600.0)
         rest = lookup.hashes[lookup.num_blocks :]
-        if self._store is None or len(rest) == 0:
+        stores = self._stores.readable
+        if not stores or len(rest) == 0:
             return None
         positions = np.arange(lookup.num_blocks, len(lookup.hashes), dtype=np.uint32)
-        batch = self._store.contains(rest, timeout_s, positions=positions)
-        return Probe(batch, partial(self.lookup, lookup.hashes))
+        batches = [store.contains(rest, timeout_s, positions=positions) for store in stores]
+        return Probe(batches, partial(self.lookup, lookup.hashes))
 
     def prefetch(
         self, lookup: Lookup, request: RequestInfo | None = None, *, timeout_s: float
@@ -215,24 +208,31 @@ class KVCache:
         """
         _check_number("timeout_s", timeout_s, 0.0, 3600.0)
         self._settle()
-        if self._store is None or lookup.store_blocks == 0:
+        if lookup.store_blocks == 0:
             return None
         hashes = lookup.hashes[: lookup.num_blocks]
-        reservation = self._cache.reserve(hashes, request)
-        if len(reservation.block_ids) == 0:
-            return None
-        try:
-            batch = self._store.get_into(
-                hashes[reservation.new_positions],
-                self._slab,
-                reservation.block_ids,
-                timeout_s,
-                positions=reservation.new_positions,
-            )
-        except BaseException:
-            reservation.abort()
-            raise
-        return self._follow(Prefetch(self._cache, hashes, reservation, batch, self._count_fetch))
+        with self._stores.reading(hashes[lookup.host_blocks :], lookup.host_blocks) as store:
+            if store is None:
+                return None
+            reservation = self._cache.reserve(hashes, request)
+            if len(reservation.block_ids) == 0:
+                return None
+            try:
+                batch = store.get_into(
+                    hashes[reservation.new_positions],
+                    self._slab,
+                    reservation.block_ids,
+                    timeout_s,
+                    positions=reservation.new_positions,
+                )
+            except BaseException:
+                reservation.abort()
+                raise
+            prefetch = Prefetch(self._cache, hashes, reservation, batch, self._count_fetch)
+            prefetch.store = store
+            if store is not self._stores.current:
+                prefetch.published = partial(self._write_behind, hashes)
+            return self._follow(prefetch)
 
     def acquire(self, hashes: HashArray, request: RequestInfo | None = None) -> Lease:
         """Pin what the slab has of a chain; see `PrefixCache.acquire`."""
@@ -322,11 +322,46 @@ class KVCache:
         self._settle()
         self._cache.finish(request, output_tokens, next_use_us)
 
+    def switch_store(
+        self, store: Store | str, *, fingerprint: bytes | None = None, overlap_s: float = 600.0
+    ) -> None:
+        """Put another store in the place of the one there is, while requests are under way.
+
+        From now on blocks are written to the new one alone. The old one is read as well until
+        `overlap_s` are over, and what is brought from it is written to the new one; what is under
+        way with it comes to its end; then it is closed.
+
+        Parameters
+        ----------
+        store : Store or str
+            A store, or its URL as `open_store` takes it.
+        fingerprint : bytes, optional
+            With a URL: 16 bytes, `Namespace.fingerprint`.
+        overlap_s : float
+            From 0 on; 0: the old one is not read any more.
+
+        Raises
+        ------
+        TypeError, ValueError, OSError, ImportError
+            An argument is not allowed, or the store cannot be opened; nothing has changed then.
+        """
+        _check_number("overlap_s", overlap_s, 0.0, 30 * 86400.0)
+        if isinstance(store, str):
+            if fingerprint is None:
+                raise ValueError("fingerprint must be given with a URL")
+            store = open_store(store, fingerprint, self.block_bytes)
+        elif fingerprint is not None:
+            raise ValueError("fingerprint must be given with a URL alone")
+        _check_store(store, self.block_bytes)
+        self._stores.switch(store, overlap_s)
+        self._settle()
+
     def stats(self) -> KVCacheStats:
         self._settle()
+        store = self._stores.current
         return KVCacheStats(
             host=self._cache.stats(),
-            store=None if self._store is None else self._store.stats(),
+            store=None if store is None else store.stats(),
             fetched=self._fetched,
             not_fetched=self._not_fetched,
             written=self._written,
@@ -345,8 +380,12 @@ class KVCache:
         return True
 
     def close(self) -> None:
-        """Wait for what is under way, as long as writes may take. Idempotent."""
+        """Wait for what is under way, as long as writes may take. Idempotent.
+
+        The store stays open; old ones that were switched from are closed.
+        """
         self.flush(self._write_timeout_s)
+        self._stores.drop(self._is_used, at_once=True)
 
     def __enter__(self) -> KVCache:
         return self
@@ -391,13 +430,23 @@ class KVCache:
         over = {id(operation) for operation in operations if operation.settle()}
         with self._lock:
             self._open = [operation for operation in self._open if id(operation) not in over]
-            return not self._open
+            is_quiet = not self._open
+        self._stores.drop(self._is_used)
+        return is_quiet
+
+    def _is_used(self, store: Store) -> bool:
+        """Whether something is under way with it."""
+        with self._lock:
+            return any(operation.store is store for operation in self._open)
 
     def _write_behind(self, hashes: HashArray, reservation: Reservation) -> None:
         """Writes what was published just now. What lies below blocks that others still bring can
         not be pinned yet, and is left out."""
-        if self._store is None or len(reservation.block_ids) == 0:
-            return
+        with self._stores.writing() as store:
+            if store is not None and len(reservation.block_ids) > 0:
+                self._write_to(store, hashes, reservation)
+
+    def _write_to(self, store: Store, hashes: HashArray, reservation: Reservation) -> None:
         with self._lock:
             room = max(0, self._max_dirty_blocks - self._dirty)
             positions = reservation.new_positions[:room]
@@ -410,7 +459,7 @@ class KVCache:
         held = positions[: np.searchsorted(positions, lease.num_blocks)]
         try:
             # The lease's ids: what was published may have left and come back elsewhere since.
-            batch = self._store.put_from(
+            batch = store.put_from(
                 hashes[held],
                 self._slab,
                 lease.block_ids[held],
@@ -423,7 +472,9 @@ class KVCache:
             lease.release()
             return self._count_write(0, len(positions))
         self._count_write(0, len(positions) - len(held))
-        self._follow(Write(batch, lease, self._count_write))
+        write = Write(batch, lease, self._count_write)
+        write.store = store
+        self._follow(write)
 
     def _count_fetch(self, fetched: int, not_fetched: int) -> None:
         with self._lock:
@@ -435,6 +486,16 @@ class KVCache:
             self._dirty -= written + not_written
             self._written += written
             self._not_written += not_written
+
+
+def _check_store(store: object, block_bytes: int) -> None:
+    if not isinstance(store, Store):
+        raise TypeError(f"store must be a Store, got {type(store).__name__}")
+    if store.value_bytes != block_bytes:
+        raise ValueError(
+            f"store must have values of {block_bytes} bytes, as the slab's blocks, "
+            f"got {store.value_bytes}"
+        )
 
 
 def _check_number(name: str, value: float, low: float, high: float) -> None:

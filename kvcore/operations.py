@@ -6,7 +6,7 @@ settled when somebody asks, which every call of the KVCache does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Protocol
@@ -22,6 +22,7 @@ from kvcore._core import (
     Reservation,
 )
 from kvcore.hashing import HashArray
+from kvcore.stores import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ class Handle(Protocol):
 class Operation:
     """Something under way that borrows blocks of the slab."""
 
+    store: Store | None = None  # that it is under way with
+
     def __init__(self) -> None:
         self._lock = Lock()
         self._over = False
@@ -77,22 +80,24 @@ class Operation:
 class Probe:
     """A question to the store, under way: what it has of a chain. Borrows nothing. Thread safe."""
 
-    def __init__(self, batch: Batch, answer: Callable[[], Lookup]) -> None:
-        self._batch = batch
+    def __init__(self, batches: Sequence[Batch], answer: Callable[[], Lookup]) -> None:
+        self._batches = batches
         self._answer = answer
 
     def done(self) -> bool:
         """Whether the store answered, or the time is over."""
-        return not (self._batch.outcomes == Outcome.PENDING).any()
+        return not any((batch.outcomes == Outcome.PENDING).any() for batch in self._batches)
 
     def wait(self) -> Lookup:
         """Wait for the answer, to the deadline at most; what there is of the chain then."""
-        self._batch.wait()
+        for batch in self._batches:
+            batch.wait()
         return self._answer()
 
     def cancel(self) -> None:
         """Give up what has not been answered yet."""
-        self._batch.cancel()
+        for batch in self._batches:
+            batch.cancel()
 
 
 class Prefetch(Operation):
@@ -101,6 +106,8 @@ class Prefetch(Operation):
     Those that came whole and verified by the deadline are cached, up to the first that did not.
     Thread safe.
     """
+
+    published: Callable[[Reservation], None] | None = None  # is told when they are cached
 
     def __init__(
         self,
@@ -149,6 +156,8 @@ class Prefetch(Operation):
             committed = self._reservation.num_committed
             self._count(committed, len(came) - committed)
             self._published = True
+            if self.published is not None and committed > 0:
+                self.published(self._reservation)
         if not self._batch.is_quiet():
             return False
         self._reservation.abort()  # not before: the store may still write there
