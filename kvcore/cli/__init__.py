@@ -11,7 +11,7 @@ from kvcore import __version__
 
 _COMMANDS = {
     "bench": "Measure hash, table, cache and eviction beside their peers.",
-    "doctor": "Say what was compiled, what this machine has, and what is used.",
+    "doctor": "Say what was compiled and found, and what is used; or whether a store works.",
     "mrc": "Print hit ratios against capacity, exact for LRU and from a sample for any policy.",
     "replay": "Replay traces through the cache: hit ratio by policy and capacity.",
     "serve": "Start a store's real server, with a health endpoint.",
