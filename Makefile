@@ -3,6 +3,7 @@
 # Both do all the set-up they need, in .venv and build/. PYTHON=python3.12 chooses the Python.
 # make test-bugs [BUGS="NAME ..."]   plants bugs in a copy of the source; the tests must notice each
 # tests/gpu/run.sh OUT_DIR           on a machine with a GPU: all checks and benchmarks that need it
+# scripts/fuzz.sh [SECONDS]          any answer of a server, any envelope; needs Clang
 # make bench BENCH=hash|table|cache|evict|copy|disk [JSON=file]   runs one benchmark beside its peers
 
 PYTHON ?= python3
