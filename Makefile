@@ -3,6 +3,8 @@
 # Both do all the set-up they need, in .venv and build/. PYTHON=python3.12 chooses the Python.
 # make test-bugs [BUGS="NAME ..."]   plants bugs in a copy of the source; the tests must notice each
 # tests/gpu/run.sh OUT_DIR           on a machine with a GPU: all checks and benchmarks that need it
+# scripts/stress.sh [SECONDS]        use of servers that are injured meanwhile, under sanitizers
+# scripts/fuzz.sh [SECONDS]          any answer of a server, any envelope; needs Clang
 # make bench BENCH=hash|table|cache|evict|copy|disk [JSON=file]   runs one benchmark beside its peers
 
 PYTHON ?= python3
@@ -30,6 +32,7 @@ test-cpp: $(VENV)/.ready-test
 test-sanitizers: $(VENV)/.ready-test
 	scripts/test_cpp.sh asan-ubsan
 	scripts/test_cpp.sh tsan
+	scripts/stress.sh 10
 
 test-bugs: $(VENV)/.ready-test
 	$(VENV)/bin/python tests/bugs/run.py $(BUGS)

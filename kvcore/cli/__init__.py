@@ -10,9 +10,9 @@ import click
 from kvcore import __version__
 
 _COMMANDS = {
-    "bench": "Measure hash, table, cache and eviction beside their peers.",
+    "bench": "Measure parts of kvcore, and a store's server, beside their peers.",
     "cluster": "Say how a cluster's servers are, and what a change of them would move.",
-    "doctor": "Say what was compiled, what this machine has, and what is used.",
+    "doctor": "Say what was compiled and found, and what is used; or whether a store works.",
     "mrc": "Print hit ratios against capacity, exact for LRU and from a sample for any policy.",
     "replay": "Replay traces through the cache: hit ratio by policy and capacity.",
     "serve": "Start a store's real server, with a health endpoint.",

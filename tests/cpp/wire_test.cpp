@@ -122,6 +122,14 @@ TEST_CASE("answers that make no sense are none") {
       CHECK_FALSE(answer(*request, code, 0));
     }
   }
+  for (Kind kind : {Kind::kGet, Kind::kPut, Kind::kContains, Kind::kMatch, Kind::kRemove}) {
+    CHECK(wire::is_answer(kind, {200, 1}));
+    CHECK(wire::is_answer(kind, {404, 0}) == (kind == Kind::kGet));
+    CHECK(wire::is_answer(kind, {507, 0}) == (kind == Kind::kPut));
+    CHECK_FALSE(wire::is_answer(kind, {503, 0}));
+  }
+  CHECK(wire::is_answer(Kind::kGet, {200, wire::kMaxValueBytes}));
+  CHECK_FALSE(wire::is_answer(Kind::kGet, {200, wire::kMaxValueBytes + 1}));
   CHECK(wire::head_bytes(Kind::kGet, {404, 0}, 4) == 4);
   CHECK(wire::head_bytes(Kind::kGet, {200, 0}, 4) == 8);
   CHECK(wire::head_bytes(Kind::kPut, {200, 0}, 4) == 4);

@@ -53,7 +53,7 @@ void Connection::close() {
 Request Connection::abandon() {
   KV_CHECK(state_ == State::kBusy);
   Request request = *std::exchange(request_, std::nullopt);
-  if (sent_bytes_ == 0) {
+  if (sent_bytes_ == 0 && head_received_ == 0) {
     state_ = State::kIdle;
     return request;
   }
@@ -131,7 +131,9 @@ std::optional<Connection::Finished> Connection::on_ready(uint32_t events) {
     }
     if (is_head_whole()) {
       const auto reply = wire::reply_of(*request_, head_in_);
-      if (!reply) return fail();
+      // What was read behind a miss was no answer.
+      const bool has_surplus = head_received_ > wire::head_bytes(kind_, head_in_, head_received_);
+      if (!reply || has_surplus) return fail();
       if (reply->answer != Answer::kDone || kind_ != Request::Kind::kGet) return finish(*reply);
       if (value_received_ == value_bytes_) return finish(*reply);
     }
@@ -156,6 +158,7 @@ void Connection::drain_some() {
       to = reinterpret_cast<std::byte*>(&head_in_) + head_received_;
       bytes = wire::head_bytes(kind_, head_in_, head_received_) - head_received_;
     } else if (!drains_to_end_) {
+      if (!wire::is_answer(kind_, head_in_)) return close();
       const bool has_value = kind_ == Request::Kind::kGet && wire::is_done(head_in_);
       const uint64_t left = has_value ? head_in_.number - value_received_ : 0;
       if (left == 0) {

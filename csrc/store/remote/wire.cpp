@@ -141,6 +141,12 @@ size_t head_bytes(Request::Kind kind, const Head& head, size_t received) noexcep
   return head.code == kOk && kind != Request::Kind::kPut ? kHeadBytes : kCodeBytes;
 }
 
+bool is_answer(Request::Kind kind, const Head& head) noexcept {
+  if (kind == Request::Kind::kGet && is_done(head)) return head.number <= kMaxValueBytes;
+  return is_done(head) || (kind == Request::Kind::kGet && head.code == kNotFound) ||
+         (kind == Request::Kind::kPut && head.code == kNoRoom);
+}
+
 std::optional<Reply> reply_of(const Request& request, const Head& head) noexcept {
   using Kind = Request::Kind;
   const Reply done{.answer = Answer::kDone, .number = head.number};

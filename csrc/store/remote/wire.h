@@ -42,6 +42,9 @@ inline constexpr size_t kHeadBytes = 8;
 // Bytes of the head, as far as `received` bytes of it tell: 4 or 8.
 size_t head_bytes(Request::Kind kind, const Head& head, size_t received) noexcept;
 
+// Whether any request of that kind has such a head as its answer, whatever was asked for.
+bool is_answer(Request::Kind kind, const Head& head) noexcept;
+
 // What a whole head says; nothing where it makes no sense. After kDone for a get, the value
 // follows.
 std::optional<Reply> reply_of(const Request& request, const Head& head) noexcept;

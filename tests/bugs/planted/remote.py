@@ -7,6 +7,7 @@ _SAVE = "csrc/store/remote/remote_save.cpp"
 _SERVER = "csrc/store/remote/tcp_server.cpp"
 _CONNECTION = "csrc/store/remote/connection.cpp"
 _TESTS = "test_infinistore.py::"
+_FUZZ = "cpp 'answers that a fuzzer made*'"
 
 BUGS = [
     Bug(
@@ -90,5 +91,53 @@ BUGS = [
         replace="const Entry& entry = entries_[(i + entries_.size()) % entries_.size()];\n"
         "    if (entries_.size() == 4) return static_cast<double>(mix(name.low() + i));",
         tests='cpp "a fourth server takes a quarter*"',
+    ),
+    Bug(
+        name="remote-what-is-drained-is-not-looked-at",
+        why="the next answer is looked for behind what was none",
+        files=_CONNECTION,
+        find="      if (!wire::is_answer(kind_, head_in_)) return close();\n",
+        replace="",
+        tests=_FUZZ,
+    ),
+    Bug(
+        name="remote-bytes-behind-a-miss-are-swallowed",
+        why="the next answer is looked for in the middle of something",
+        files=_CONNECTION,
+        find="if (!reply || has_surplus) return fail();",
+        replace="if (!reply) return fail();",
+        tests=_FUZZ,
+    ),
+    Bug(
+        name="remote-an-answer-before-its-request-is-kept",
+        why="the next answer is looked for behind the beginning of this one",
+        files=_CONNECTION,
+        find="if (sent_bytes_ == 0 && head_received_ == 0) {",
+        replace="if (sent_bytes_ == 0) {",
+        tests=_FUZZ,
+    ),
+    Bug(
+        name="remote-pieces-get-what-is-for-the-next",
+        why="what came in two parts is written one byte too early",
+        files=_CONNECTION,
+        find="places.push_back({piece.data() + skipped, bytes});",
+        replace="places.push_back({piece.data() + skipped - (skipped > 0), bytes});",
+        tests=_FUZZ,
+    ),
+    Bug(
+        name="remote-an-answer-that-comes-early-is-believed",
+        why="a value is taken for written that the server has not got",
+        files=_CONNECTION,
+        find="    if (!is_sent()) return fail();  // to a request that it had not\n",
+        replace="",
+        tests=_FUZZ,
+    ),
+    Bug(
+        name="envelope-zeros-are-anything",
+        why="what a later version says there is read as if it said nothing",
+        files="csrc/store/envelope.cpp",
+        find="fields.zeros == expected.zeros && fields.more_zeros == expected.more_zeros &&",
+        replace="",
+        tests="cpp 'envelopes that a fuzzer made*'",
     ),
 ]
