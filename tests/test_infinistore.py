@@ -579,7 +579,12 @@ def test_replicas_answer_for_a_dead_server_and_give_back_what_it_lost(
 ) -> None:
     servers = [start_infinistore() for _ in range(2)]
     addresses = [s.address for s in servers]
-    options: dict[str, Any] = {"replicas": 2, "first_probe_s": 0.05, "last_probe_s": 0.1}
+    options: dict[str, Any] = {
+        "replicas": 2,
+        "first_probe_s": 0.05,
+        "last_probe_s": 0.1,
+        "patience_s": 2.0,  # a busy machine is slow
+    }
     node = Node(fingerprint, *addresses, **options)
     chains = [chain(8) for _ in range(20)]
     for hashes in chains:
@@ -611,7 +616,12 @@ def test_what_is_used_after_a_restart_survives_the_next(
     """By a process that knows where everything is, and only asks for it or writes it again."""
     servers = [start_infinistore() for _ in range(2)]
     addresses = [s.address for s in servers]
-    options: dict[str, Any] = {"replicas": 2, "first_probe_s": 0.05, "last_probe_s": 0.1}
+    options: dict[str, Any] = {
+        "replicas": 2,
+        "first_probe_s": 0.05,
+        "last_probe_s": 0.1,
+        "patience_s": 2.0,  # a busy machine is slow
+    }
     node = Node(fingerprint, *addresses, **options)
     chains = [chain(8) for _ in range(20)]
     for hashes in chains:

@@ -229,12 +229,12 @@ void RemoteWalk::repair(const Cursor& cursor) {
                  cursor.chunk.num_blocks, std::move(copy));
 }
 
-// Those before have lost it, where they are well; what is read is given to them from memory. Those
-// behind were not asked.
+// Those behind were not asked, and of those before some may not have answered in time. Where all
+// before have said that they lost it, what is read is given to them from memory: see repair().
 void RemoteWalk::refill_others(const Cursor& cursor, const KnownChunk& chunk) {
   if (purpose_ == Purpose::kRemove) return;
   const std::span<const ServerId> servers(cursor.servers);
-  if (purpose_ == Purpose::kAsk && cursor.worst == Answer::kMiss) {
+  if (purpose_ == Purpose::kAsk || cursor.worst != Answer::kMiss) {
     refill_servers(context_, cursor.name, chunk, servers.first(cursor.server));
   }
   refill_servers(context_, cursor.name, chunk, servers.subspan(cursor.server + 1));
