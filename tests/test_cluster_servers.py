@@ -142,8 +142,15 @@ def test_a_rolling_restart_loses_only_what_nobody_used(
     """Three servers, two copies. What is read or written between two restarts stays; what was not
     is lost when both of its servers were restarted."""
     servers = [start_infinistore() for _ in range(3)]
-    client = new_client(servers, replicas=2, first_probe_s=0.05, last_probe_s=0.1)
-    reader = new_client(servers, replicas=2, first_probe_s=0.05, last_probe_s=0.1)
+    # On a busy machine a server that is well may take longer than the default patience of 20 ms.
+    options: dict[str, Any] = {
+        "replicas": 2,
+        "first_probe_s": 0.05,
+        "last_probe_s": 0.1,
+        "patience_s": 2.0,
+        "stall_s": 3.0,
+    }
+    client, reader = new_client(servers, **options), new_client(servers, **options)
     read, written = new_hashes(150), new_hashes(150)
     unused = [new_hashes(150) for _ in range(3)]  # the nth is looked at after n + 1 restarts
     for hashes in (read, written, *unused):
@@ -168,7 +175,7 @@ def test_a_rolling_restart_loses_only_what_nobody_used(
         assert np.array_equal(reader.get(unused[n]), ~was_restarted.all(axis=1))
 
     assert was_restarted.all()
-    for other in (client, reader, new_client(servers, replicas=2)):
+    for other in (client, reader, new_client(servers, **options)):
         assert other.get(used).all()
     assert client.store.stats().corrupt == reader.store.stats().corrupt == 0
 

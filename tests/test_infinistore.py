@@ -579,7 +579,12 @@ def test_replicas_answer_for_a_dead_server_and_give_back_what_it_lost(
 ) -> None:
     servers = [start_infinistore() for _ in range(2)]
     addresses = [s.address for s in servers]
-    options: dict[str, Any] = {"replicas": 2, "first_probe_s": 0.05, "last_probe_s": 0.1}
+    options: dict[str, Any] = {
+        "replicas": 2,
+        "first_probe_s": 0.05,
+        "last_probe_s": 0.1,
+        "patience_s": 2.0,  # a busy machine is slow
+    }
     node = Node(fingerprint, *addresses, **options)
     chains = [chain(8) for _ in range(20)]
     for hashes in chains:
@@ -604,6 +609,36 @@ def test_replicas_answer_for_a_dead_server_and_give_back_what_it_lost(
     node.store.close()
 
 
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_server_that_is_late_is_waited_for_where_no_other_has_it(
+    fingerprint: bytes, late: int
+) -> None:
+    """It answers later than `patience_s`, and the other was restarted."""
+    honest, is_late = [HonestScript(), HonestScript()], threading.Event()
+
+    def script(number: int) -> Callable[[Request], Any]:
+        def answer(request: Request) -> Any:
+            if number == late and is_late.is_set():
+                time.sleep(0.05)
+            return honest[number](request)
+
+        return answer
+
+    with FakeServer(script(0)) as one, FakeServer(script(1)) as other:
+        addresses, options = (one.address, other.address), {"replicas": 2, "patience_s": 0.01}
+        node = Node(fingerprint, *addresses, **options)
+        chains = [chain(8) for _ in range(8)]  # some have the late one first
+        for hashes in chains:
+            assert set(node.put(hashes)) == {Outcome.DONE}
+        node.store.close()
+        honest[1 - late].values.clear()
+        is_late.set()
+        reader = Node(fingerprint, *addresses, **options)
+        for hashes in chains:
+            assert set(reader.get(hashes)) == {Outcome.DONE}
+        reader.store.close()
+
+
 @pytest.mark.parametrize("ask", [True, False])
 def test_what_is_used_after_a_restart_survives_the_next(
     start_infinistore: Start, fingerprint: bytes, ask: bool
@@ -611,7 +646,12 @@ def test_what_is_used_after_a_restart_survives_the_next(
     """By a process that knows where everything is, and only asks for it or writes it again."""
     servers = [start_infinistore() for _ in range(2)]
     addresses = [s.address for s in servers]
-    options: dict[str, Any] = {"replicas": 2, "first_probe_s": 0.05, "last_probe_s": 0.1}
+    options: dict[str, Any] = {
+        "replicas": 2,
+        "first_probe_s": 0.05,
+        "last_probe_s": 0.1,
+        "patience_s": 2.0,  # a busy machine is slow
+    }
     node = Node(fingerprint, *addresses, **options)
     chains = [chain(8) for _ in range(20)]
     for hashes in chains:

@@ -75,7 +75,7 @@ void RemoteSave::ask(const std::shared_ptr<Piece>& piece, ServerId server) {
                            .nonce = note->nonce,
                            .checksum = note->payload_checksum,
                            .num_blocks = note->num_blocks,
-                           .learnt = Clock::now()};
+                           .learnt = piece->begun};
     submit(*piece, server, std::move(question), [this, piece, server, chunk](const Reply& answer) {
       if (answer.answer != Answer::kDone) return end_server(piece, answer.answer);
       if (answer.number == 0) return put_value(piece, server, /*is_again=*/false);
@@ -127,7 +127,7 @@ void RemoteSave::put_record(const std::shared_ptr<Piece>& piece, const KnownChun
          [this, piece, chunk, record](const Reply& reply) {
            if (reply.answer == Answer::kDone) {
              KnownChunk known = chunk;
-             known.learnt = Clock::now();
+             known.learnt = piece->begun;
              context_.known.learn(piece->name, known);
              piece->is_written = true;
            }

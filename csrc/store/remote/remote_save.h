@@ -28,6 +28,9 @@ class RemoteSave : public std::enable_shared_from_this<RemoteSave> {
     Run run;
     Chunk chunk;
     BlockHash name;
+    // What is known is as old as that: a server that failed may be back, empty, before others
+    // answer.
+    Clock::time_point begun = Clock::now();
     size_t servers_left = 0;
     bool is_written = false;  // to one server at least
     bool is_there = false;    // on one server at least

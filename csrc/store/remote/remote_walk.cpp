@@ -91,6 +91,7 @@ void RemoteWalk::try_size(const Shared& cursor, uint32_t num_blocks) {
     cursor->servers = context_.servers_of(cursor->name);
     cursor->server = 0;
     cursor->worst = Answer::kMiss;
+    cursor->was_hurried = cursor->is_last_round = false;
     if (!cursor->servers.empty()) return ask(cursor);
   }
   const Outcome outcome = cursor->at < cursor->removed_until ? Outcome::kDone
@@ -126,7 +127,7 @@ void RemoteWalk::ask(const Shared& cursor) {
         context_.count_corrupt();
       }
     } else {
-      cursor->worst = std::max(cursor->worst, reply.answer);
+      note(*cursor, reply.answer);
     }
     ask_next(cursor);
   };
@@ -139,7 +140,20 @@ void RemoteWalk::ask_next(const Shared& cursor) {
     return try_size(cursor, most_blocks_);
   }
   if (++cursor->server < cursor->servers.size()) return ask(cursor);
+  if (cursor->was_hurried && !cursor->is_last_round) {
+    // Nobody else has it: whoever was late may have it all the same.
+    cursor->is_last_round = true;
+    cursor->server = 0;
+    cursor->worst = Answer::kMiss;
+    return ask(cursor);
+  }
   give_up(cursor);
+}
+
+// What a server answered that has it not.
+void RemoteWalk::note(Cursor& cursor, Answer answer) {
+  cursor.worst = std::max(cursor.worst, answer);
+  cursor.was_hurried |= answer == Answer::kTimedOut && purpose_ != Purpose::kRemove;
 }
 
 // All servers were asked.
@@ -182,7 +196,7 @@ void RemoteWalk::got(const Shared& cursor, const KnownChunk& chunk, const Reply&
     }
     return end(cursor, cursor->chunk.end(), Outcome::kDone);
   }
-  if (reply.answer != Answer::kDone) cursor->worst = std::max(cursor->worst, reply.answer);
+  if (reply.answer != Answer::kDone) note(*cursor, reply.answer);
   // What is not there is not there; a server that is late may have it the next time.
   if (reply.answer == Answer::kDone || reply.answer == Answer::kMiss) {
     context_.known.forget(cursor->name, chunk.nonce);
@@ -225,12 +239,12 @@ void RemoteWalk::repair(const Cursor& cursor) {
                  cursor.chunk.num_blocks, std::move(copy));
 }
 
-// Those before have lost it, where they are well; what is read is given to them from memory. Those
-// behind were not asked.
+// Those behind were not asked, and of those before some may not have answered in time. Where all
+// before have said that they lost it, what is read is given to them from memory: see repair().
 void RemoteWalk::refill_others(const Cursor& cursor, const KnownChunk& chunk) {
   if (purpose_ == Purpose::kRemove) return;
   const std::span<const ServerId> servers(cursor.servers);
-  if (purpose_ == Purpose::kAsk && cursor.worst == Answer::kMiss) {
+  if (purpose_ == Purpose::kAsk || cursor.worst != Answer::kMiss) {
     refill_servers(context_, cursor.name, chunk, servers.first(cursor.server));
   }
   refill_servers(context_, cursor.name, chunk, servers.subspan(cursor.server + 1));
@@ -265,9 +279,9 @@ void RemoteWalk::submit(const Cursor& cursor, Request request) {
   context_.transport->submit(cursor.servers[cursor.server], std::move(request));
 }
 
-// The last server has all the time that there is.
+// The last server has all the time that there is, and in the last round each.
 Clock::time_point RemoteWalk::deadline_of(const Cursor& cursor) const {
-  if (cursor.server + 1 == cursor.servers.size()) return batch_->deadline();
+  if (cursor.is_last_round || cursor.server + 1 == cursor.servers.size()) return batch_->deadline();
   return std::min(batch_->deadline(), Clock::now() + context_.options.patience);
 }
 

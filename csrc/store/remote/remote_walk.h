@@ -38,6 +38,8 @@ class RemoteWalk : public std::enable_shared_from_this<RemoteWalk> {
     size_t server = 0;             // the one that is asked now
     bool is_from_memory = false;   // nobody was asked for the record
     bool is_corrupt = false;       // on some server
+    bool was_hurried = false;      // a server had less time than there is
+    bool is_last_round = false;    // every server has all of it
     uint64_t removed_until = 0;    // position
     Answer worst = Answer::kMiss;  // of the servers' answers
   };
@@ -49,6 +51,7 @@ class RemoteWalk : public std::enable_shared_from_this<RemoteWalk> {
   void try_size(const Shared& cursor, uint32_t num_blocks);
   void ask(const Shared& cursor);
   void ask_next(const Shared& cursor);
+  void note(Cursor& cursor, Answer answer);
   void found(const Shared& cursor, const KnownChunk& chunk);
   void get(const Shared& cursor, const KnownChunk& chunk);
   void got(const Shared& cursor, const KnownChunk& chunk, const Reply& reply);
