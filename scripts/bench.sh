@@ -41,13 +41,14 @@ if [ "$name" = store ]; then
   { read -r infinistore && read -r preloads; } < <("$root/scripts/infinistore_env.sh")
   wrappers=$(mktemp -d)
   trap 'rm -rf "$wrappers"' EXIT
-  cat >"$wrappers/infinistore" <<WRAPPER
-#!/bin/sh
-export LD_LIBRARY_PATH=$preloads LD_PRELOAD=$preloads/hostfix.so:$preloads/fence.so
-exec $infinistore/bin/infinistore "\$@"
-WRAPPER
-  chmod 755 "$wrappers/infinistore"
-  options=(--command "$wrappers/infinistore" --compare official --python "$infinistore/bin/python")
+  for command in infinistore python; do
+    preload=
+    [ $command = python ] || preload="LD_PRELOAD=$preloads/hostfix.so:$preloads/fence.so"
+    printf '#!/bin/sh\nexport LD_LIBRARY_PATH=%s %s\nexec %s "$@"\n' \
+      "$preloads" "$preload" "$infinistore/bin/$command" >"$wrappers/$command"
+    chmod 755 "$wrappers/$command"
+  done
+  options=(--command "$wrappers/infinistore" --compare official --python "$wrappers/python")
 fi
 
 if [[ $name =~ ^(copy)?$ ]] && ! "$python" -c 'import torch' 2>/dev/null; then

@@ -272,7 +272,7 @@ def test_bad_arguments(tmp_path: Path) -> None:
 def test_script_refuses_other_names() -> None:
     done = subprocess.run([ROOT / "scripts/bench.sh", "speed"], capture_output=True, text=True)
     assert done.returncode == 2
-    names = "hash, table, cache, evict, copy, disk"
+    names = "hash, table, cache, evict, copy, disk, store"
     assert done.stderr == f"bench: there is no benchmark 'speed'; there are: {names}\n"
 
 

@@ -105,9 +105,12 @@ class _Official:
     """InfiniStore's own client, in a process of its own."""
 
     def __init__(self, python: str, server: Server, connections: int) -> None:
-        command = [python, str(_OFFICIAL_CLIENT), server.host, str(server.port)]
+        command = [python, str(_OFFICIAL_CLIENT), server.address or server.host]
         self._process = subprocess.Popen(
-            [*command, str(connections)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*command, str(server.port), str(connections)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self._answer()
 
@@ -149,7 +152,9 @@ class _Bed:
             slab.numpy()[:] = self.blocks
         self.hashes = np.frombuffer(secrets.token_bytes(16 * self.num_blocks), np.uint8)
         self.hashes = self.hashes.reshape(-1, 16)
-        self.sockets = RawSockets(self.server.host, self.server.port, self.connections)
+        self.sockets = RawSockets(
+            self.server.address or self.server.host, self.server.port, self.connections
+        )
         store = self.new_store(bytes(16))
         self.value_blocks = min(store.chunk_blocks, self.num_blocks)
         store.close()

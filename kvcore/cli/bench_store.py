@@ -110,15 +110,16 @@ def store(
 
 
 def _server_of(url: str) -> Server:
-    from kvcore.cluster import StaticSource
+    from kvcore.cluster import ClusterError, StaticSource
 
     try:
         source, _ = cluster_of(url)
-    except (TypeError, ValueError, ImportError) as error:
+        if not isinstance(source, StaticSource) or len(source.servers) != 1:
+            raise InputError(f"URL must have one server, as infinistore://HOST:PORT, got {url!r}")
+        (server,) = source.read().servers
+    except (TypeError, ValueError, ImportError, ClusterError) as error:
         raise InputError(str(error)) from None
-    if not isinstance(source, StaticSource) or len(source.read().servers) != 1:
-        raise InputError(f"URL must have one server, as infinistore://HOST:PORT, got {url!r}")
-    return source.read().servers[0]
+    return server
 
 
 def _official_python(python: str | None, command_path: str) -> str:
