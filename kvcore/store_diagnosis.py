@@ -182,13 +182,13 @@ def _check_values(store: Store, timeout_s: float, diagnosis: StoreDiagnosis) -> 
     written = written.reshape(_NUM_VALUES, _VALUE_BYTES)
     slab = written.copy()
 
-    def fails(step: str, begin: Callable[[], Batch]) -> bool:
+    def fails(step: str, begin: Callable[[], Batch], expected: Outcome = Outcome.DONE) -> bool:
         start = time.perf_counter()
         batch = begin()
         batch.wait()
         facts[f"{step}_us"] = _us_since(start)
         came = [Outcome(outcome) for outcome in batch.outcomes.tolist()]
-        wrong = [outcome for outcome in came if outcome != Outcome.DONE]
+        wrong = [outcome for outcome in came if outcome not in (Outcome.DONE, expected)]
         if wrong:
             diagnosis.findings.append(_step_finding(step, wrong, timeout_s))
         return bool(wrong)
@@ -203,7 +203,9 @@ def _check_values(store: Store, timeout_s: float, diagnosis: StoreDiagnosis) -> 
         diagnosis.findings.append(
             Finding("store", "it handed out other bytes than were written", "report this: a bug")
         )
-    fails("delete", lambda: store.remove(hashes, timeout_s, positions=positions))
+    # What was lost can not be removed.
+    expected = Outcome.MISS if is_lost else Outcome.DONE
+    fails("delete", lambda: store.remove(hashes, timeout_s, positions=positions), expected)
     left = store.contains(hashes, timeout_s, positions=positions)
     left.wait()
     facts["left_over"] = int(np.count_nonzero(left.outcomes == Outcome.DONE))
@@ -230,7 +232,8 @@ def _step_finding(step: str, wrong: Sequence[Outcome], timeout_s: float) -> Find
     if outcome == Outcome.TIMED_OUT:
         what += f" after {timeout_s:g} s"
     if step == "read" and outcome == Outcome.MISS:
-        return Finding("store", what, "it lost what it had acknowledged: is its memory too small?")
+        lost = "it lost what it had acknowledged: is it full? raise max_bytes, or its memory"
+        return Finding("store", what, lost)
     advice = _OUTCOME_ADVICE.get(outcome, "ask again")
     return Finding("store", what, advice)
 

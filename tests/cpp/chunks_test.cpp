@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "doctest/doctest.h"
+#include "store/remote/known_chunks.h"
 #include "store/remote/rendezvous.h"
 
 namespace kvcore {
@@ -57,6 +58,31 @@ std::vector<uint32_t> places(const Rendezvous& placement, uint32_t count) {
     REQUIRE(placement.place(name_of(i), "", std::span(&servers[i], 1)) == 1);
   }
   return servers;
+}
+
+BlockHash hash_of(uint8_t number) {
+  BlockHash hash;
+  hash.bytes[0] = number;
+  return hash;
+}
+
+TEST_CASE("what is forgotten and learnt again is new") {
+  KnownChunks known(3);
+  for (uint64_t nonce = 0; nonce < 50; ++nonce) {
+    known.learn(hash_of(1), {.nonce = nonce});
+    if (nonce < 49) known.forget(hash_of(1), nonce);
+  }
+  known.learn(hash_of(2), {});
+  known.learn(hash_of(3), {});
+  CHECK(known.size() == 3);
+  CHECK(known.find(hash_of(1))->nonce == 49);
+  known.learn(hash_of(1), {.nonce = 50});  // it stays the oldest
+  known.learn(hash_of(4), {});
+  CHECK(known.size() == 3);
+  CHECK_FALSE(known.find(hash_of(1)));
+  CHECK(known.find(hash_of(2)));
+  known.forget(hash_of(2), /*nonce=*/1);  // another one's
+  CHECK(known.find(hash_of(2)));
 }
 
 TEST_CASE("rendezvous gives each server its share") {

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <optional>
 #include <unordered_map>
+#include <utility>
 
 #include "common/types.h"
 #include "store/checksum.h"
@@ -32,13 +33,18 @@ class KnownChunks {
     std::lock_guard lock(mutex_);
     const auto found = chunks_.find(hash);
     if (found == chunks_.end()) return std::nullopt;
-    return found->second;
+    return found->second.chunk;
   }
   void learn(const BlockHash& hash, const KnownChunk& chunk) {
     std::lock_guard lock(mutex_);
-    if (chunks_.insert_or_assign(hash, chunk).second) order_.push_back(hash);
-    while (order_.size() > most_) {
-      chunks_.erase(order_.front());
+    const auto [place, is_new] = chunks_.try_emplace(hash);
+    place->second.chunk = chunk;
+    if (is_new) order_.emplace_back(hash, place->second.number = next_++);
+    while (chunks_.size() > most_ || order_.size() > 2 * most_) {
+      const auto oldest = chunks_.find(order_.front().first);
+      const bool is_stale =
+          oldest == chunks_.end() || oldest->second.number != order_.front().second;
+      if (!is_stale) chunks_.erase(oldest);
       order_.pop_front();
     }
   }
@@ -46,7 +52,7 @@ class KnownChunks {
   void forget(const BlockHash& hash, uint64_t nonce) {
     std::lock_guard lock(mutex_);
     const auto found = chunks_.find(hash);
-    if (found != chunks_.end() && found->second.nonce == nonce) chunks_.erase(found);
+    if (found != chunks_.end() && found->second.chunk.nonce == nonce) chunks_.erase(found);
   }
   size_t size() const {
     std::lock_guard lock(mutex_);
@@ -58,10 +64,17 @@ class KnownChunks {
     size_t operator()(const BlockHash& hash) const noexcept { return hash.low(); }
   };
 
+  struct Entry {
+    KnownChunk chunk;
+    uint64_t number = 0;  // in the order of learning
+  };
+
   const size_t most_;
   mutable std::mutex mutex_;
-  std::unordered_map<BlockHash, KnownChunk, Digest> chunks_;
-  std::deque<BlockHash> order_;  // may name what was forgotten since
+  std::unordered_map<BlockHash, Entry, Digest> chunks_;
+  // May name what was forgotten since, and perhaps learnt again, under another number.
+  std::deque<std::pair<BlockHash, uint64_t>> order_;
+  uint64_t next_ = 0;
 };
 
 }  // namespace kvcore
