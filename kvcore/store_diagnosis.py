@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 
 import numpy as np
 
+from kvcore.cluster import ClusterError
 from kvcore.diagnosis import Facts
 from kvcore.stores import Batch, DiskStore, InfiniStoreStore, Outcome, Store, open_store
 from kvcore.stores.round_trip import RoundTrip, RoundTripError, round_trip
@@ -165,7 +166,7 @@ def _beside_what_is_there(url: str, facts: Facts) -> Iterator[str]:
 
 
 def _open_advice(error: OSError) -> str:
-    if isinstance(error, socket.gaierror):
+    if isinstance(error, ClusterError):
         return "the name has no address from here: is it spelt right, and does DNS know it?"
     return "can this user make files there? else choose another directory"
 

@@ -49,7 +49,8 @@ PYTHON_FLOORS = {
     "shared_slab": {"_core", "slabs", "ownership"},
     "cluster": {"_core"},
     "stores": {"_core", "hashing", "planes", "cluster"},
-    "operations": {"_core", "hashing"},
+    "succession": {"hashing", "stores"},
+    "operations": {"_core", "hashing", "stores"},
     "cache": {
         "_core",
         "hashing",
@@ -59,9 +60,11 @@ PYTHON_FLOORS = {
         "device_copy",
         "slabs",
         "stores",
+        "succession",
         "operations",
     },
     "diagnosis": {"machine", "_core", "cuda", "device_copy"},
+    "store_diagnosis": {"_core", "diagnosis", "planes", "hashing", "slabs", "stores", "cluster"},
     "sim": {"machine", "_core", "hashing"},
     "verify": {"hashing", "layers", "cache", "sim"},
     "bench": {
@@ -85,6 +88,7 @@ PYTHON_FLOORS = {
         "verify",
         "bench",
         "diagnosis",
+        "store_diagnosis",
     },
 }
 # The package itself may be named by what stands above its public names.

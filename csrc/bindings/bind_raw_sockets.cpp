@@ -50,8 +50,7 @@ class RawSockets {
     size_t done = 0;
     auto begin = [&](Line& line) {
       if (next_ == keys.size()) return;
-      auto* value =
-          addresses.empty() ? nullptr : reinterpret_cast<std::byte*>(addresses[next_]);
+      auto* value = addresses.empty() ? nullptr : reinterpret_cast<std::byte*>(addresses[next_]);
       Request request{.kind = kind, .keys = {keys[next_]}};
       if (kind != Request::Kind::kRemove) request.pieces.emplace_back(value, bytes);
       ++next_;
@@ -94,10 +93,10 @@ class RawSockets {
     const uint64_t total = line.request.size() + (kind == Request::Kind::kPut ? bytes : 0);
     while (line.sent < total) {
       const uint64_t of_request = std::min<uint64_t>(line.sent, line.request.size());
-      std::array<iovec, 2> places{{{line.request.data() + of_request,
-                                    line.request.size() - of_request},
-                                   {line.value + (line.sent - of_request),
-                                    total - line.request.size() - (line.sent - of_request)}}};
+      std::array<iovec, 2> places{
+          {{line.request.data() + of_request, line.request.size() - of_request},
+           {line.value + (line.sent - of_request),
+            total - line.request.size() - (line.sent - of_request)}}};
       msghdr message{};
       message.msg_iov = places.data();
       message.msg_iovlen = places.size();
@@ -118,13 +117,11 @@ class RawSockets {
   // Whether the answer is whole.
   static bool receive_some(Line& line, Request::Kind kind, uint64_t bytes) {
     const bool is_get = kind == Request::Kind::kGet;
-    const uint64_t head_bytes =
-        kind == Request::Kind::kPut ? wire::kCodeBytes : wire::kHeadBytes;
+    const uint64_t head_bytes = kind == Request::Kind::kPut ? wire::kCodeBytes : wire::kHeadBytes;
     const uint64_t of_head = std::min(line.received, head_bytes);
     std::array<iovec, 2> places{
         {{reinterpret_cast<std::byte*>(&line.head) + of_head, head_bytes - of_head},
-         {line.value + (line.received - of_head),
-          is_get ? bytes - (line.received - of_head) : 0}}};
+         {line.value + (line.received - of_head), is_get ? bytes - (line.received - of_head) : 0}}};
     msghdr message{};
     message.msg_iov = places.data();
     message.msg_iovlen = places.size();

@@ -1,9 +1,9 @@
 """`kvcore bench store`: blocks fetched from and saved to a real InfiniStore server.
 
 Beside InfiniStore's own client, and beside a bare loop over sockets that moves values of the same
-size as kvcore's and does nothing else. All have their connections, none knows where a value is: a
-fetch of kvcore begins with the records, and every byte is verified. The server's memory was used
-before, as memory that never was is slow at first.
+size as kvcore's and does nothing else. All have used their connections before. kvcore trusts
+nothing that it learnt before: a fetch begins with the records, and every byte is verified. The
+server's memory was used before too, as memory that never was is slow at first.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import secrets
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from time import perf_counter
-from typing import Any
+from time import perf_counter, sleep
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +33,12 @@ from kvcore.bench.harness import (
     measure,
 )
 from kvcore.slabs import HostSlab
-from kvcore.stores import InfiniStoreStore, Outcome, Server
+from kvcore.stores import Batch, InfiniStoreStore, Outcome, Server
 
 _KIB = 1024
 _SMALL_BYTES = 16 * _KIB
 _TIMEOUT_S = 60.0
+_RECORD_AGE_S = 0.001
 _US = 1e6
 _OFFICIAL_CLIENT = Path(__file__).with_name("official_client.py")
 
@@ -85,6 +85,7 @@ def run(server: Server, plan: Plan) -> Iterator[Row]:
                 bed = _Bed(server, connections, block_bytes, plan.total_bytes // block_bytes)
                 yield measure(bed.saving(plan.rounds, official))
                 yield measure(bed.fetching(plan.rounds, official))
+                bed.close()
     with ExitStack() as stack:
         official = None
         if plan.official is not None:
@@ -141,7 +142,6 @@ class _Bed:
     connections: int
     block_bytes: int
     num_blocks: int
-    _stores: list[InfiniStoreStore] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         shape = self.num_blocks, self.block_bytes
@@ -150,29 +150,29 @@ class _Bed:
         self.slab, self.raw_slab = (HostSlab(*shape) for _ in range(2))
         for slab in (self.slab, self.raw_slab):
             slab.numpy()[:] = self.blocks
-        self.hashes = np.frombuffer(secrets.token_bytes(16 * self.num_blocks), np.uint8)
-        self.hashes = self.hashes.reshape(-1, 16)
         self.sockets = RawSockets(
             self.server.address or self.server.host, self.server.port, self.connections
         )
-        store = self.new_store(bytes(16))
-        self.value_blocks = min(store.chunk_blocks, self.num_blocks)
-        store.close()
-
-    def new_store(self, fingerprint: bytes) -> InfiniStoreStore:
-        """One that is connected and knows nothing."""
-        store = InfiniStoreStore(
+        self.store = InfiniStoreStore(
             [self.server],
-            fingerprint,
+            secrets.token_bytes(16),
             self.block_bytes,
             connections=self.connections,
             stall_s=_TIMEOUT_S,
+            record_age_s=_RECORD_AGE_S,
             max_queued_bytes=1 << 40,
             max_queue_delay_s=3600.0,
         )
-        unknown = np.frombuffer(secrets.token_bytes(16 * self.connections), np.uint8)
-        store.contains(unknown.reshape(-1, 16), _TIMEOUT_S).wait()
-        return store
+        self.value_blocks = min(self.store.chunk_blocks, self.num_blocks)
+        self.new_hashes()
+
+    def new_hashes(self) -> None:
+        self.hashes = np.frombuffer(secrets.token_bytes(16 * self.num_blocks), np.uint8)
+        self.hashes = self.hashes.reshape(-1, 16)
+
+    def close(self) -> None:
+        self.store.remove(self.hashes, _TIMEOUT_S, positions=self.places).wait()
+        self.store.close()
 
     @property
     def name(self) -> str:
@@ -194,20 +194,19 @@ class _Bed:
         value_bytes = self.value_blocks * self.block_bytes
         self.sockets.put(self.raw_keys(prefix), self._raw_addresses(), value_bytes)
 
+    def save(self, _: None = None) -> Batch:
+        batch = self.store.put_from(
+            self.hashes, self.slab, self.places, _TIMEOUT_S, positions=self.places
+        )
+        batch.wait()
+        return batch
+
     def saving(self, rounds: int, official: _Official | None) -> Case:
         prefix = secrets.token_hex(4)
 
-        def prepare(round_: int) -> InfiniStoreStore:
-            self._end_stores(removes=True)
-            self._stores.append(self.new_store(secrets.token_bytes(16)))
-            return self._stores[-1]
-
-        def save(store: InfiniStoreStore) -> Any:
-            batch = store.put_from(
-                self.hashes, self.slab, self.places, _TIMEOUT_S, positions=self.places
-            )
-            batch.wait()
-            return batch
+        def prepare(round_: int) -> None:
+            self.store.remove(self.hashes, _TIMEOUT_S, positions=self.places).wait()
+            self.new_hashes()
 
         def prepare_raw(round_: int) -> str:
             if round_ > 0:
@@ -231,7 +230,7 @@ class _Bed:
             "store",
             f"save {self.name}",
             "us",
-            Contender(save, prepare, always({int(Outcome.DONE)}), _outcomes),
+            Contender(self.save, prepare, always({int(Outcome.DONE)}), _outcomes),
             rounds,
             peers,
             {"bare loop": Contender(self.put_raw, prepare_raw, always(None))},
@@ -239,28 +238,18 @@ class _Bed:
 
     def fetching(self, rounds: int, official: _Official | None) -> Case:
         """What was written first is read in every round."""
-        self._end_stores(removes=True)
-        fingerprint, prefix = secrets.token_bytes(16), secrets.token_hex(4)
+        prefix = secrets.token_hex(4)
         self.slab.numpy()[:] = self.blocks
-        with collector_off():
-            writer = self.new_store(fingerprint)
-            batch = writer.put_from(
-                self.hashes, self.slab, self.places, _TIMEOUT_S, positions=self.places
-            )
-            batch.wait()
-            check("store: written", _outcomes(batch), {int(Outcome.DONE)})
-            writer.close()
+        check("store: written", _outcomes(self.save()), {int(Outcome.DONE)})
         raw_prefix, official_prefix = f"{prefix}/raw/", f"{prefix}/official/"
         self.put_raw(raw_prefix)
 
-        def prepare(round_: int) -> InfiniStoreStore:
-            self._end_stores(removes=False)
-            self._stores.append(self.new_store(fingerprint))
+        def prepare(round_: int) -> None:
             self.slab.numpy()[:] = 0
-            return self._stores[-1]
+            sleep(2 * _RECORD_AGE_S)
 
-        def fetch(store: InfiniStoreStore) -> Any:
-            batch = store.get_into(
+        def fetch(_: None) -> Batch:
+            batch = self.store.get_into(
                 self.hashes, self.slab, self.places, _TIMEOUT_S, positions=self.places
             )
             batch.wait()
@@ -302,15 +291,8 @@ class _Bed:
     def _ask(self, official: _Official, what: str, prefix: str) -> list[str]:
         return official.ask(what, self.block_bytes, self.num_blocks, prefix)
 
-    def _end_stores(self, removes: bool) -> None:
-        for store in self._stores:
-            if removes:
-                store.remove(self.hashes, _TIMEOUT_S, positions=self.places).wait()
-            store.close()
-        self._stores.clear()
 
-
-def _outcomes(batch: Any) -> set[int]:
+def _outcomes(batch: Batch) -> set[int]:
     return set(batch.outcomes.tolist())
 
 

@@ -15,12 +15,11 @@
 namespace kvcore {
 namespace {
 
-// What is sent or received at a time is still in the core's cache when its checksum is taken.
-constexpr size_t kBytesAtATime = 256 << 10;
+// What is received at a time is still in the core's cache when its checksum is taken. To send so
+// little at a time costs more than it saves.
+constexpr size_t kReceiveBytes = 256 << 10;
+constexpr size_t kSendBytes = 4 << 20;
 constexpr int kReceivesATurn = 8;
-// Linux acknowledges two full segments at once, and less after 40 ms; a server that has sent the
-// head alone waits for that. Larger values have full segments.
-constexpr uint64_t kSmallValueBytes = 128 << 10;
 constexpr size_t kMaxPlaces = 1024;  // IOV_MAX
 
 void set(int fd, int level, int option, int value) {
@@ -180,7 +179,7 @@ Connection::Step Connection::send_some() {
     places_.clear();
     const uint64_t of_head = head_out_.size() - std::min<uint64_t>(sent_bytes_, head_out_.size());
     if (of_head > 0) places_.push_back({head_out_.data() + head_out_.size() - of_head, of_head});
-    if (request_->is_write()) rest_of_value(sent_bytes_ + of_head - head_out_.size());
+    if (request_->is_write()) rest_of_value(sent_bytes_ + of_head - head_out_.size(), kSendBytes);
     msghdr message{};
     message.msg_iov = places_.data();
     message.msg_iovlen = places_.size();
@@ -207,7 +206,7 @@ Connection::Step Connection::receive_some() {
   if (head_wanted > 0) {
     places_.push_back({reinterpret_cast<std::byte*>(&head_in_) + head_received_, head_wanted});
   }
-  if (has_value) rest_of_value(value_received_);
+  if (has_value) rest_of_value(value_received_, kReceiveBytes);
   if (places_.empty()) return Step::kGoOn;
   msghdr message{};
   message.msg_iov = places_.data();
@@ -228,8 +227,7 @@ Connection::Step Connection::receive_some() {
 }
 
 // Where the next bytes of the value are, from a place in it on.
-void Connection::rest_of_value(uint64_t skip) {
-  size_t limit = kBytesAtATime;
+void Connection::rest_of_value(uint64_t skip, size_t limit) {
   for (const auto& piece : request_->pieces) {
     const uint64_t skipped = std::min<uint64_t>(skip, piece.size());
     skip -= skipped;
@@ -252,8 +250,10 @@ void Connection::take_checksum(size_t head_bytes, size_t bytes) {
   }
 }
 
+// Linux acknowledges two full segments at once, and less after 40 ms: a server that has sent the
+// head of a small value alone waits for that. Of a large one, it can send the sooner what is next.
 void Connection::acknowledge_quickly() {
-  if (request_->kind != Request::Kind::kGet || value_bytes_ > kSmallValueBytes) return;
+  if (request_->kind != Request::Kind::kGet) return;
   set(fd(), IPPROTO_TCP, TCP_QUICKACK, 1);
 }
 

@@ -66,7 +66,7 @@ class Connection {
   std::optional<Finished> finish(Reply reply);
   std::optional<Finished> fail();
   void acknowledge_quickly();
-  void rest_of_value(uint64_t skip);
+  void rest_of_value(uint64_t skip, size_t limit);
   void take_checksum(size_t head_bytes, size_t bytes);
 
   File socket_;

@@ -30,8 +30,8 @@ BUGS = [
         name="moving-dirty-blocks-may-leave",
         why="the lease on blocks that wait to be written is let go at once",
         files=_CACHE,
-        find="self._follow(Write(batch, lease, self._count_write))",
-        replace="self._follow(Write(batch, lease, self._count_write)); lease.release()",
+        find="self._follow(write)",
+        replace="self._follow(write); lease.release()",
         tests="test_kvcache.py::test_dirty_blocks_stay_and_no_more_than_allowed_wait",
     ),
     Bug(

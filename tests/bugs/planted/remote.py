@@ -120,8 +120,8 @@ BUGS = [
         name="remote-pieces-get-what-is-for-the-next",
         why="what came in two parts is written one byte too early",
         files=_CONNECTION,
-        find="places.push_back({piece.data() + skipped, bytes});",
-        replace="places.push_back({piece.data() + skipped - (skipped > 0), bytes});",
+        find="places_.push_back({piece.data() + skipped, bytes});",
+        replace="places_.push_back({piece.data() + skipped - (skipped > 0), bytes});",
         tests=_FUZZ,
     ),
     Bug(
