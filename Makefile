@@ -5,7 +5,7 @@
 # tests/gpu/run.sh OUT_DIR           on a machine with a GPU: all checks and benchmarks that need it
 # scripts/stress.sh [SECONDS]        use of servers that are injured meanwhile, under sanitizers
 # scripts/fuzz.sh [SECONDS]          any answer of a server, any envelope; needs Clang
-# make bench BENCH=hash|table|cache|evict|copy|disk [JSON=file]   runs one benchmark beside its peers
+# make bench BENCH=hash|table|cache|evict|copy|disk|store [JSON=file]   runs one benchmark beside its peers
 
 PYTHON ?= python3
 VENV := .venv
