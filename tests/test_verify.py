@@ -107,9 +107,10 @@ def replayed(arguments: list[str], json_path: Path) -> dict[str, int]:
 
 def test_verify_bytes_reports_what_it_checked(chat: Path, tmp_path: Path) -> None:
     first = replayed(arguments(chat, tmp_path / "disk", tmp_path / "1.json"), tmp_path / "1.json")
-    assert first["store_blocks"] > 0
     assert first["corrupt"] == 0
     again = replayed(arguments(chat, tmp_path / "disk", tmp_path / "2.json"), tmp_path / "2.json")
+    # Not of the first run: a disk may take longer for its first write than all of that takes.
+    assert again["store_blocks"] > 0
     assert (
         again["host_blocks"] + again["store_blocks"] > first["host_blocks"] + first["store_blocks"]
     )
