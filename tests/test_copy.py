@@ -467,21 +467,22 @@ from kvcore import HostSlab
 from kvcore.copies import CopyPool, TransferPlan
 from kvcore.layers import PagedLayers
 
-pages = np.zeros((2, 64, 1 << 20), np.uint8)
-plan = TransferPlan(PagedLayers([pages], block_axis=1), HostSlab(64, 2 << 20), range(64), range(64))
+pages = np.zeros((2, 64, 1 << 18), np.uint8)
+plan = TransferPlan(PagedLayers([pages], block_axis=1), HostSlab(64, 2 << 18), range(64), range(64))
 pool = CopyPool(1)
 
 def copy():
     while True:
         pool.gather(plan).wait()
 
-threading.Thread(target=copy, daemon=True).start()
+for _ in range(4):
+    threading.Thread(target=copy, daemon=True).start()
 time.sleep(0.1)
 """
 
 
 def test_a_process_ends_well_while_a_daemon_waits() -> None:
-    for _ in range(3):
+    for _ in range(5):
         subprocess.run([*PYTHON, "-c", DAEMON], check=True, timeout=60)
 
 

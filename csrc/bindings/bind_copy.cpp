@@ -105,7 +105,7 @@ void register_copy(py::module_& module) {
       .def(
           "copy",
           [](std::shared_ptr<TransferPlan> self, bool gathers) {
-            py::gil_scoped_release release;
+            const Waiting waiting;
             copy_here(std::move(self), gathers ? Direction::kGather : Direction::kScatter);
           },
           py::arg("gathers"));
@@ -137,7 +137,7 @@ void register_copy(py::module_& module) {
                        py::release_gil_before_calling_cpp_dtor(), "Threads that copy.")
       .def(py::init([](py::handle threads) {
              const auto count = integer_argument(threads, "threads", 1, 64);
-             py::gil_scoped_release release;
+             const Waiting waiting;
              return std::make_unique<CopyPool>(static_cast<uint32_t>(count));
            }),
            py::arg("threads"))

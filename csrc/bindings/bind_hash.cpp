@@ -4,6 +4,7 @@
 
 #include "bindings/arguments.h"
 #include "bindings/register.h"
+#include "bindings/waiting.h"
 #include "hash/block_hasher.h"
 #include "hash/fold.h"
 
@@ -74,11 +75,11 @@ class EngineHashesArgument {
 class LongCall {
  public:
   explicit LongCall(size_t estimated_ns) {
-    if (estimated_ns > 100'000) release_.emplace();
+    if (estimated_ns > 100'000) waiting_.emplace();
   }
 
  private:
-  std::optional<py::gil_scoped_release> release_;
+  std::optional<Waiting> waiting_;
 };
 
 constexpr size_t kFoldNs = 100;

@@ -9,6 +9,7 @@
 #include "bindings/arguments.h"
 #include "bindings/placement_argument.h"
 #include "bindings/register.h"
+#include "bindings/waiting.h"
 #include "store/remote/aibrix_slots.h"
 #include "store/remote/names.h"
 #include "store/remote/rendezvous.h"
@@ -37,7 +38,7 @@ py::array_t<int32_t> place(const BoundPlacement& self, py::handle scope, py::han
   const auto columns = static_cast<size_t>(integer_argument(replicas, "replicas", 1, 16));
   py::array_t<int32_t> array({names.get().size(), columns});
   auto* row = array.mutable_data();
-  py::gil_scoped_release release;
+  const Waiting waiting;
   std::vector<uint32_t> servers(columns);
   for (const BlockHash& name : names.get()) {
     const size_t count = self.placement->place(name, names::record_key(fingerprint, name), servers);

@@ -6,6 +6,7 @@
 
 #include "bindings/arguments.h"
 #include "bindings/register.h"
+#include "bindings/waiting.h"
 #include "copy/host_paths.h"
 
 namespace kvcore::bindings {
@@ -119,7 +120,7 @@ void register_raw_loop(py::module_& module) {
                     }
                     return names;
                   })
-      .def("arm", &RawLoop::arm, py::call_guard<py::gil_scoped_release>())
+      .def("arm", &RawLoop::arm, py::call_guard<Waiting>())
       .def(
           "run",
           [](RawLoop& self, const std::string& name, py::handle to, py::handle from,
@@ -131,7 +132,7 @@ void register_raw_loop(py::module_& module) {
               throw py::value_error("to and from must be alike, a multiple of " +
                                     std::to_string(kStreams) + " addresses");
             }
-            py::gil_scoped_release release;
+            const Waiting waiting;
             self.run(addresses(to_buffer), addresses(from_buffer), bytes, copy);
           },
           py::arg("name"), py::arg("to"), py::arg("from_"), py::arg("bytes"));

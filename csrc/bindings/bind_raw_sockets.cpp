@@ -15,6 +15,7 @@
 
 #include "bindings/arguments.h"
 #include "bindings/register.h"
+#include "bindings/waiting.h"
 #include "common/file.h"
 #include "store/remote/wire.h"
 
@@ -154,7 +155,7 @@ void run(RawSockets& self, Request::Kind kind, const std::vector<std::string>& k
   if (addresses(buffer).size() != keys.size()) {
     throw py::value_error("addresses must be as many as keys");
   }
-  py::gil_scoped_release release;
+  const Waiting waiting;
   self.run(kind, keys, addresses(buffer), bytes);
 }
 
@@ -163,7 +164,7 @@ void run(RawSockets& self, Request::Kind kind, const std::vector<std::string>& k
 void register_raw_sockets(py::module_& module) {
   py::class_<RawSockets>(module, "RawSockets", "For `kvcore bench store`: the limit of a server.")
       .def(py::init<const std::string&, uint16_t, uint32_t>(), py::arg("host"), py::arg("port"),
-           py::arg("connections"), py::call_guard<py::gil_scoped_release>())
+           py::arg("connections"), py::call_guard<Waiting>())
       .def(
           "get",
           [](RawSockets& self, const std::vector<std::string>& keys, py::handle addresses,
@@ -179,7 +180,7 @@ void register_raw_sockets(py::module_& module) {
           [](RawSockets& self, const std::vector<std::string>& keys) {
             self.run(Request::Kind::kRemove, keys, {}, 0);
           },
-          py::arg("keys"), py::call_guard<py::gil_scoped_release>());
+          py::arg("keys"), py::call_guard<Waiting>());
 }
 
 }  // namespace kvcore::bindings

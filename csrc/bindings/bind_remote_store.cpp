@@ -9,6 +9,7 @@
 #include "bindings/arguments.h"
 #include "bindings/placement_argument.h"
 #include "bindings/register.h"
+#include "bindings/waiting.h"
 #include "store/remote/remote_store.h"
 #include "store/remote/tcp_transport.h"
 
@@ -50,7 +51,7 @@ std::shared_ptr<RemoteStore> new_tcp_store(py::handle scope, py::handle block_by
       .first_probe = seconds_argument(first_probe_s, "first_probe_s"),
       .last_probe = seconds_argument(last_probe_s, "last_probe_s"),
   };
-  py::gil_scoped_release release;
+  const Waiting waiting;
   return std::make_shared<RemoteStore>(options, std::make_unique<TcpTransport>(tcp));
 }
 
@@ -70,7 +71,7 @@ void set_servers(RemoteStore& self, const std::vector<ServerTuple>& servers,
     }
     named.push_back({name, ServerAddress(host, port)});
   }
-  py::gil_scoped_release release;
+  const Waiting waiting;
   self.set_servers(named, placement.placement);
 }
 
@@ -98,7 +99,7 @@ void register_remote_stores(py::module_& module) {
       .def("server_stats", [](const RemoteStore& self) {
         std::map<std::string, ServerStats> stats;
         {
-          py::gil_scoped_release release;
+          const Waiting waiting;
           stats = self.server_stats();
         }
         return stats;

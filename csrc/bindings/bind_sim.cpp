@@ -4,6 +4,7 @@
 
 #include "bindings/arguments.h"
 #include "bindings/register.h"
+#include "bindings/waiting.h"
 #include "sim/optimal.h"
 #include "sim/stack_distance.h"
 
@@ -54,7 +55,7 @@ py::array_t<uint64_t> lru_hits(py::handle block_ids, py::handle offsets) {
   const RequestsArgument requests(block_ids, offsets);
   std::vector<uint64_t> hits;
   {
-    py::gil_scoped_release release;
+    const Waiting waiting;
     hits = lru_hit_blocks(requests.get());
   }
   return py::array_t<uint64_t>(static_cast<py::ssize_t>(hits.size()), hits.data());
@@ -66,7 +67,7 @@ void register_sim(py::module_& module) {
   py::class_<OptimalReplay>(module, "OptimalReplay", py::is_final(), kOptimalDoc)
       .def(py::init([](py::handle block_ids, py::handle offsets) {
              const RequestsArgument requests(block_ids, offsets);
-             py::gil_scoped_release release;
+             const Waiting waiting;
              return std::make_unique<OptimalReplay>(requests.get());
            }),
            py::arg("block_ids"), py::arg("offsets"))
@@ -77,7 +78,7 @@ void register_sim(py::module_& module) {
                 integer_argument(num_blocks, "num_blocks", 0, std::numeric_limits<int64_t>::max()));
             OptimalCounts counts;
             {
-              py::gil_scoped_release release;
+              const Waiting waiting;
               counts = self.run(blocks);
             }
             const auto size = static_cast<py::ssize_t>(counts.hit_blocks.size());

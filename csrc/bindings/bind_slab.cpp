@@ -3,6 +3,7 @@
 
 #include "bindings/arguments.h"
 #include "bindings/register.h"
+#include "bindings/waiting.h"
 #include "slab/host_slab.h"
 
 namespace kvcore::bindings {
@@ -41,17 +42,17 @@ std::shared_ptr<HostSlab> make_slab(py::handle num_blocks, py::handle block_byte
   }
   options.threads = threads_argument(threads);
   if (fd.is_none()) {
-    py::gil_scoped_release release;
+    const Waiting waiting;
     return std::make_shared<HostSlab>(options);
   }
   const auto file = static_cast<int>(integer_argument(fd, "fd", 0, INT32_MAX));
-  py::gil_scoped_release release;
+  const Waiting waiting;
   return std::make_shared<HostSlab>(options, file);
 }
 
 void populate(HostSlab& self, py::handle threads) {
   const uint32_t count = threads_argument(threads);
-  py::gil_scoped_release release;
+  const Waiting waiting;
   self.populate(count);
 }
 
@@ -69,7 +70,7 @@ void pin(HostSlab& self, py::capsule pinning) {
     throw py::type_error("pinning must be a capsule of a module that drives a device");
   }
   const Pinning& calls = *pinning.get_pointer<Pinning>();
-  py::gil_scoped_release release;
+  const Waiting waiting;
   self.pin(calls);
 }
 

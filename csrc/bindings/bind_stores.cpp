@@ -27,7 +27,7 @@ LentBatch get_into(Store& self, py::handle hashes, py::handle positions, uint64_
   const auto deadline = deadline_argument(timeout_s);
   std::shared_ptr<Batch> batch;
   {
-    py::gil_scoped_release release;
+    const Waiting waiting;
     batch = self.get_into(keys.get(), places, deadline);
   }
   return LentBatch(std::move(batch), std::move(owner));
@@ -42,7 +42,7 @@ LentBatch put_from(Store& self, py::handle hashes, py::handle positions, uint64_
   const auto deadline = deadline_argument(timeout_s);
   std::shared_ptr<Batch> batch;
   {
-    py::gil_scoped_release release;
+    const Waiting waiting;
     batch = self.put_from(keys.get(), places, deadline);
   }
   return LentBatch(std::move(batch), std::move(owner));
@@ -55,7 +55,7 @@ LentBatch without_memory(Store& self, py::handle hashes, py::handle positions,
   const auto deadline = deadline_argument(timeout_s);
   std::shared_ptr<Batch> batch;
   {
-    py::gil_scoped_release release;
+    const Waiting waiting;
     batch = (self.*kCall)(keys.get(), deadline);
   }
   return LentBatch(std::move(batch), py::none());
@@ -90,7 +90,7 @@ std::shared_ptr<DiskStore> new_disk_store(py::handle path, py::handle fingerprin
       .depth = static_cast<uint32_t>(integer_argument(depth, "depth", 1, 256)),
       .io = io_argument(io),
   };
-  py::gil_scoped_release release;
+  const Waiting waiting;
   return std::make_shared<DiskStore>(options);
 }
 
@@ -190,7 +190,7 @@ void register_stores(py::module_& module) {
            })
       .def("stats", &Store::stats)
       .def("close", [](Store& self) {
-        py::gil_scoped_release release;
+        const Waiting waiting;
         self.close();
       });
   py::class_<MemoryStore, Store, std::shared_ptr<MemoryStore>>(

@@ -1,8 +1,8 @@
 #pragma once
 
-#include <pybind11/pybind11.h>
-
 #include <cstddef>
+
+#include "bindings/waiting.h"
 
 namespace kvcore::bindings {
 
@@ -13,7 +13,7 @@ constexpr size_t kKeepGilBlocks = 4096;
 template <typename Guarded, typename Call>
 auto without_gil_if_long(const Guarded& object, size_t blocks, Call&& call) {
   if (blocks < kKeepGilBlocks && !object.is_busy()) return call();
-  pybind11::gil_scoped_release release;
+  const Waiting waiting;
   return call();
 }
 

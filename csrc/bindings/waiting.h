@@ -5,28 +5,24 @@
 
 namespace kvcore::bindings {
 
-// Gives up the GIL while a call waits. A daemon thread that comes back when Python is ending would
-// be ended by Python in a way that C++ takes for a fatal error; it stays here instead, and ends with
-// the process.
+// Gives up the GIL while a call works or waits. Python ends a daemon thread that wants it back
+// while Python itself is ending, and does so by unwinding its stack, which C++ takes for a fatal
+// error wherever a destructor is on it. Here such a thread stays where it is, and ends with the
+// process.
 class Waiting {
  public:
   Waiting() : state_(PyEval_SaveThread()) {}
   ~Waiting() {
-    while (is_ending()) pause();
-    PyEval_RestoreThread(state_);
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (...) {  // the unwinding
+      for (;;) pause();
+    }
   }
   Waiting(const Waiting&) = delete;
   Waiting& operator=(const Waiting&) = delete;
 
  private:
-  static bool is_ending() {
-#if PY_VERSION_HEX >= 0x030D0000
-    return Py_IsFinalizing() != 0;
-#else
-    return _Py_IsFinalizing() != 0;
-#endif
-  }
-
   PyThreadState* state_;
 };
 

@@ -4,6 +4,7 @@
 #include "bindings/arguments.h"
 #include "bindings/cuda/register.h"
 #include "bindings/plan_argument.h"
+#include "bindings/waiting.h"
 #include "copy/cuda/cuda_transfer.h"
 
 namespace kvcore::bindings {
@@ -49,7 +50,7 @@ std::unique_ptr<CudaTransfer> make_transfer(py::handle, std::shared_ptr<CudaDevi
   TransferPlan plan = plan_argument(numbers);
   const auto wanted = path_argument(path);
   const auto blocks = integer<uint32_t>(max_thread_blocks, "max_thread_blocks", 0, 1 << 20);
-  py::gil_scoped_release release;
+  const Waiting waiting;
   return std::make_unique<CudaTransfer>(std::move(device), std::move(plan), wanted, blocks);
 }
 
@@ -62,7 +63,7 @@ std::unique_ptr<CudaHandle> copy(CudaTransfer& self, py::handle direction, py::h
   const bool one_launch_a_step =
       self.path() == DevicePath::kLoadStore || self.path() == DevicePath::kBulk;
   if (one_launch_a_step && layers / step <= kFewSteps) return self.copy(way, on, step);
-  py::gil_scoped_release release;
+  const Waiting waiting;
   return self.copy(way, on, step);
 }
 
@@ -72,14 +73,14 @@ uint32_t layer_argument(const CudaHandle& self, py::handle layer) {
 
 bool wait(const CudaHandle& self, py::handle timeout_s) {
   const auto until = deadline_argument(timeout_s);
-  py::gil_scoped_release release;
+  const Waiting waiting;
   return self.wait(until);
 }
 
 bool wait_layer(const CudaHandle& self, py::handle layer, py::handle timeout_s) {
   const uint32_t number = layer_argument(self, layer);
   const auto until = deadline_argument(timeout_s);
-  py::gil_scoped_release release;
+  const Waiting waiting;
   return self.wait_layer(number, until);
 }
 
@@ -104,7 +105,7 @@ void register_transfer(py::module_& module) {
                            py::release_gil_before_calling_cpp_dtor(), "Memory of a device.")
       .def(py::init([](std::shared_ptr<CudaDevice> device, py::handle bytes) {
              const auto size = integer<size_t>(bytes, "bytes", 1, kMaxInt);
-             py::gil_scoped_release release;
+             const Waiting waiting;
              return std::make_unique<DeviceMemory>(std::move(device), size);
            }),
            py::arg("device"), py::arg("bytes"))

@@ -5,6 +5,7 @@
 #include "bindings/arguments.h"
 #include "bindings/cuda/register.h"
 #include "bindings/exceptions.h"
+#include "bindings/waiting.h"
 #include "copy/cuda/pointer_place.h"
 #include "copy/cuda/resources.h"
 #include "slab/pinning.h"
@@ -57,13 +58,13 @@ uint64_t address_argument(py::handle object) {
 void pin(py::handle address, py::handle bytes) {
   auto* data = reinterpret_cast<void*>(address_argument(address));
   const auto size = static_cast<size_t>(integer_argument(bytes, "bytes", 1, kMaxInt));
-  py::gil_scoped_release release;
+  const Waiting waiting;
   KV_CUDA(cudaHostRegister(data, size, cudaHostRegisterPortable | cudaHostRegisterMapped));
 }
 
 void unpin(py::handle address) {
   auto* data = reinterpret_cast<void*>(address_argument(address));
-  py::gil_scoped_release release;
+  const Waiting waiting;
   KV_CUDA(cudaHostUnregister(data));
 }
 

@@ -90,4 +90,17 @@ BUGS = [
         replace="if (false) {",
         tests=f"{_UNIT} -k committing_after",
     ),
+    Bug(
+        name="waiting-lets-python-unwind",
+        why="a daemon thread that comes back while Python ends takes the process with it",
+        files="csrc/bindings/waiting.h",
+        find="""    try {
+      PyEval_RestoreThread(state_);
+    } catch (...) {  // the unwinding
+      for (;;) pause();
+    }
+""",
+        replace="    PyEval_RestoreThread(state_);\n",
+        tests="test_copy.py -k daemon",
+    ),
 ]
