@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 if TYPE_CHECKING:
     from support.infinistore import InfiniStoreServer, Installation
+    from support.infinistore_node import Node
     from support.mooncake_server import MooncakeMaster
     from support.redis_server import RedisServer
 
@@ -65,6 +66,28 @@ def start_infinistore(
             return servers.enter_context(InfiniStoreServer(infinistore_installation, **options))
 
         yield start
+
+
+@pytest.fixture
+def fingerprint() -> bytes:
+    """A namespace that nobody else has."""
+    return os.urandom(16)
+
+
+@pytest.fixture
+def new_node(infinistore: InfiniStoreServer, fingerprint: bytes) -> Iterator[Callable[..., Node]]:
+    """Makes nodes that share a server and a namespace."""
+    from support.infinistore_node import Node
+
+    made: list[Node] = []
+
+    def new(*addresses: tuple[str, int], **options: Any) -> Node:
+        made.append(Node(fingerprint, *(addresses or [infinistore.address]), **options))
+        return made[-1]
+
+    yield new
+    for node in made:
+        node.store.close()
 
 
 @pytest.fixture(scope="session")

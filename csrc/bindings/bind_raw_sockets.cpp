@@ -152,6 +152,10 @@ std::span<const uint64_t> addresses(const Buffer& buffer) {
 void run(RawSockets& self, Request::Kind kind, const std::vector<std::string>& keys,
          py::handle places, uint64_t bytes) {
   const Buffer buffer(places, "addresses", "uint64[n]");
+  if (bytes == 0 || bytes > wire::kMaxValueBytes) {
+    throw py::value_error("bytes must be from 1 to " + std::to_string(wire::kMaxValueBytes) +
+                          ", got " + std::to_string(bytes));
+  }
   if (addresses(buffer).size() != keys.size()) {
     throw py::value_error("addresses must be as many as keys");
   }

@@ -83,6 +83,10 @@ TEST_CASE("what a server would not survive is not sent") {
   CHECK_FALSE(wire::is_sendable(of(Kind::kPut, {"a b"}, value)));
   CHECK_FALSE(wire::is_sendable(of(Kind::kPut, {"\x80"}, value)));
   CHECK_FALSE(wire::is_sendable(of(Kind::kPut, {std::string(251, 'k')}, value)));
+  std::vector<std::byte> largest(wire::kMaxValueBytes + 1);
+  CHECK_FALSE(wire::is_sendable(of(Kind::kGet, {"key"}, largest)));
+  largest.pop_back();
+  CHECK(wire::is_sendable(of(Kind::kGet, {"key"}, largest)));
   CHECK_FALSE(wire::is_sendable(of(Kind::kContains, {""})));
   CHECK_FALSE(wire::is_sendable(of(Kind::kMatch, std::vector<std::string>(4097, "k"))));
   CHECK(wire::is_sendable(of(Kind::kMatch, std::vector<std::string>(4096, "k"))));
@@ -128,8 +132,8 @@ TEST_CASE("answers that make no sense are none") {
     CHECK(wire::is_answer(kind, {507, 0}) == (kind == Kind::kPut));
     CHECK_FALSE(wire::is_answer(kind, {503, 0}));
   }
-  CHECK(wire::is_answer(Kind::kGet, {200, wire::kMaxValueBytes}));
-  CHECK_FALSE(wire::is_answer(Kind::kGet, {200, wire::kMaxValueBytes + 1}));
+  CHECK(wire::is_answer(Kind::kGet, {200, wire::kMaxAnswerBytes}));
+  CHECK_FALSE(wire::is_answer(Kind::kGet, {200, wire::kMaxAnswerBytes + 1}));
   CHECK(wire::head_bytes(Kind::kGet, {404, 0}, 4) == 4);
   CHECK(wire::head_bytes(Kind::kGet, {200, 0}, 4) == 8);
   CHECK(wire::head_bytes(Kind::kPut, {200, 0}, 4) == 4);

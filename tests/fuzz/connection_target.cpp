@@ -53,7 +53,7 @@ Verdict judge(const Request& request, std::string_view said) {
   switch (request.kind) {
     case Kind::kGet:
       if (number != value_bytes) {
-        return {number <= 1u << 30 ? Is::kOtherSize : Is::kNonsense, {}, number, 8u + number};
+        return {number <= 1u << 31 ? Is::kOtherSize : Is::kNonsense, {}, number, 8u + number};
       }
       if (said.size() - 8 < number) return {};
       return {Is::kAnswer, Answer::kDone, number, 8u + number};
@@ -83,7 +83,7 @@ Verdict judge_drained(Kind kind, std::string_view said) {
   if (said.size() < 8) return {};
   if (kind != Kind::kGet) return {Is::kAnswer, {}, 0, 8};
   const uint32_t number = word_at(said, 4);
-  if (number > 1u << 30) return {Is::kNonsense};
+  if (number > 1u << 31) return {Is::kNonsense};
   if (said.size() - 8 < number) return {};
   return {Is::kAnswer, {}, number, 8u + number};
 }

@@ -149,7 +149,7 @@ bool Connection::is_head_whole() const noexcept {
 // Reads to nowhere.
 void Connection::drain_some() {
   static thread_local std::array<std::byte, 64 << 10> nowhere;
-  for (int i = 0; i < kReceivesATurn; ++i) {
+  for (int turns_left = kReceivesATurn;; --turns_left) {
     const bool needs_head = !drains_to_end_ && !is_head_whole();
     std::byte* to = nowhere.data();
     size_t bytes = nowhere.size();
@@ -161,11 +161,14 @@ void Connection::drain_some() {
       const bool has_value = kind_ == Request::Kind::kGet && wire::is_done(head_in_);
       const uint64_t left = has_value ? head_in_.number - value_received_ : 0;
       if (left == 0) {
+        if (has_value && head_in_.number > wire::kMaxValueBytes) return close();
         state_ = State::kIdle;
         return;
       }
       bytes = std::min<uint64_t>(bytes, left);
     }
+    // Only when it is known that more is to come: nobody would be woken for nothing.
+    if (turns_left == 0) return;
     const ssize_t received = recv(fd(), to, bytes, MSG_DONTWAIT);
     if (received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return;
     if (received <= 0) return close();
@@ -278,7 +281,7 @@ std::optional<Connection::Finished> Connection::fail() {
     // it ends.
     const bool is_value = kind_ == Request::Kind::kGet && wire::is_done(head_in_) && is_sent() &&
                           head_in_.number > value_received_ &&
-                          head_in_.number <= wire::kMaxValueBytes;
+                          head_in_.number <= wire::kMaxAnswerBytes;
     finished.request = abandon();
     if (!is_value) close();
   }

@@ -8,7 +8,8 @@
 #include "store/envelope.h"
 
 // How a chunk is named in a store that others write to as well. Its bytes lie under a name that no
-// other writer has, `<scope>/<hash>/<nonce>`; when they are there, a record of 128 bytes is put at
+// other writer has, `<scope>/<hash>/<nonce>` (or several: value_parts.h); when they are there, a
+// record of 128 bytes is put at
 // `<scope>/<hash>`, an envelope that tells the nonce, the size and the checksum. Whoever reads asks
 // for the record first.
 namespace kvcore::names {

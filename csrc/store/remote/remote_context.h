@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "store/remote/known_chunks.h"
-#include "store/remote/names.h"
 #include "store/remote/placement.h"
 #include "store/remote/transport.h"
+#include "store/remote/value_parts.h"
 #include "store/store.h"
 
 namespace kvcore {
@@ -73,6 +73,10 @@ struct RemoteContext {
            note.payload_bytes == chunk_bytes(note.num_blocks);
   }
   uint64_t chunk_bytes(uint32_t num_blocks) const { return num_blocks * options.block_bytes; }
+  std::vector<std::string> keys_of(const BlockHash& name, uint64_t nonce,
+                                   uint32_t num_blocks) const {
+    return value_keys(options.scope, name, nonce, chunk_bytes(num_blocks));
+  }
 
   void count(Outcome outcome) {  // of a key that was asked for or failed to be written; safe
     std::lock_guard lock(stats_mutex);

@@ -17,11 +17,10 @@ void go_on(RemoteContext& context);
 void refill(RemoteContext& context, const RemoteContext::Refill& refill) {
   auto bytes =
       std::make_shared<std::vector<std::byte>>(context.chunk_bytes(refill.chunk.num_blocks));
-  Request request{
-      .kind = Request::Kind::kGet,
-      .keys = {names::value_key(context.options.scope, refill.name, refill.chunk.nonce)},
-      .pieces = {std::span(*bytes)},
-      .deadline = Clock::now() + kTimeout};
+  Request request{.kind = Request::Kind::kGet,
+                  .keys = context.keys_of(refill.name, refill.chunk.nonce, refill.chunk.num_blocks),
+                  .pieces = {std::span(*bytes)},
+                  .deadline = Clock::now() + kTimeout};
   request.finish = [&context, refill, bytes](const Reply& reply) {
     --context.refills_under_way;
     if (reply.answer == Answer::kDone && reply.checksum == refill.chunk.checksum) {
@@ -31,7 +30,9 @@ void refill(RemoteContext& context, const RemoteContext::Refill& refill) {
     go_on(context);
   };
   ++context.refills_under_way;
-  context.transport->submit(refill.chunk.server, std::move(request));
+  submit_parts(std::move(request), [&](Request part) {
+    context.transport->submit(refill.chunk.server, std::move(part));
+  });
 }
 
 void go_on(RemoteContext& context) {

@@ -4,8 +4,6 @@
 #include <array>
 #include <utility>
 
-#include "store/remote/wire.h"
-
 namespace kvcore {
 namespace {
 
@@ -43,8 +41,7 @@ void RemoteSave::save(Run run, Chunk chunk) {
   // Or somebody else is at it.
   if (is_known || context_.being_written.contains(piece->name)) return end(*piece, Outcome::kDone);
   const auto servers = context_.servers_of(piece->name);
-  const std::span first(sources_[run.key_of(chunk.begin)], context_.options.block_bytes);
-  if (servers.empty() || wire::looks_like_request(first)) return end(*piece, Outcome::kMiss);
+  if (servers.empty() || looks_like_request(bytes_of(*piece))) return end(*piece, Outcome::kMiss);
   save_to(std::move(piece), servers);
 }
 
@@ -70,7 +67,7 @@ void RemoteSave::ask(const std::shared_ptr<Piece>& piece, ServerId server) {
     }
     // The value may be gone where its record is not.
     Request question{.kind = Request::Kind::kContains,
-                     .keys = {names::value_key(context_.options.scope, piece->name, note->nonce)}};
+                     .keys = context_.keys_of(piece->name, note->nonce, note->num_blocks)};
     const KnownChunk chunk{.server = server,
                            .nonce = note->nonce,
                            .checksum = note->payload_checksum,
@@ -88,14 +85,11 @@ void RemoteSave::ask(const std::shared_ptr<Piece>& piece, ServerId server) {
 // Each server has a name of its own for the value, and each attempt: nobody shall know the name of
 // a value that a server is only being sent.
 void RemoteSave::put_value(const std::shared_ptr<Piece>& piece, ServerId server, bool is_again) {
-  Request request{.kind = Request::Kind::kPut, .keys = {}};
-  for (uint64_t at = piece->chunk.begin; at < piece->chunk.end(); ++at) {
-    auto* from = const_cast<std::byte*>(sources_[piece->run.key_of(at)]);
-    request.pieces.emplace_back(from, context_.options.block_bytes);
-  }
   const KnownChunk chunk{
       .server = server, .nonce = context_.nonces(), .num_blocks = piece->chunk.num_blocks};
-  request.keys = {names::value_key(context_.options.scope, piece->name, chunk.nonce)};
+  Request request{.kind = Request::Kind::kPut,
+                  .keys = context_.keys_of(piece->name, chunk.nonce, chunk.num_blocks),
+                  .pieces = bytes_of(*piece)};
   const auto begin = Clock::now();
   submit(*piece, server, std::move(request),
          [this, piece, chunk, is_again, begin](const Reply& reply) {
@@ -158,6 +152,16 @@ void RemoteSave::end(const Piece& piece, Outcome outcome) {
   batch_->let_go(piece.chunk.num_blocks);
 }
 
+// Only read.
+std::vector<std::span<std::byte>> RemoteSave::bytes_of(const Piece& piece) const {
+  std::vector<std::span<std::byte>> bytes;
+  for (uint64_t at = piece.chunk.begin; at < piece.chunk.end(); ++at) {
+    auto* from = const_cast<std::byte*>(sources_[piece.run.key_of(at)]);
+    bytes.emplace_back(from, context_.options.block_bytes);
+  }
+  return bytes;
+}
+
 void RemoteSave::submit(const Piece& piece, ServerId server, Request request,
                         std::function<void(const Reply&)> then) {
   request.deadline = batch_->deadline();
@@ -167,13 +171,14 @@ void RemoteSave::submit(const Piece& piece, ServerId server, Request request,
   request.finish = [self = shared_from_this(), then = std::move(then)](const Reply& reply) {
     then(reply);
   };
-  context_.transport->submit(server, std::move(request));
+  submit_parts(std::move(request),
+               [&](Request part) { context_.transport->submit(server, std::move(part)); });
 }
 
 void repair_servers(RemoteContext& context, std::span<const ServerId> servers,
                     const BlockHash& name, uint32_t num_blocks, std::vector<std::byte> bytes) {
   if (context.queued_bytes + bytes.size() > kMostRepairBytes) return;
-  if (wire::looks_like_request(bytes) || context.being_written.contains(name)) return;
+  if (looks_like_request({bytes}) || context.being_written.contains(name)) return;
   context.queued_bytes += bytes.size();
   const std::vector<BlockHash> hashes(num_blocks, name);  // but for the last, nobody asks
   std::vector<const std::byte*> sources;

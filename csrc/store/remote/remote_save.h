@@ -48,6 +48,8 @@ class RemoteSave : public std::enable_shared_from_this<RemoteSave> {
   void put_record(const std::shared_ptr<Piece>& piece, const KnownChunk& chunk);
   void end_server(const std::shared_ptr<Piece>& piece, Answer answer);
   void end(const Piece& piece, Outcome outcome);
+  std::vector<std::span<std::byte>> bytes_of(const Piece& piece) const;
+  // Of all parts of a value, if it has several.
   void submit(const Piece& piece, ServerId server, Request request,
               std::function<void(const Reply&)> then);
 

@@ -9,13 +9,14 @@
 #include "common/check.h"
 #include "store/remote/remote_save.h"
 #include "store/remote/remote_walk.h"
-#include "store/remote/wire.h"
 
 namespace kvcore {
 namespace {
 
+constexpr uint64_t kMaxChunkBytes = uint64_t{1} << 30;
+
 const RemoteOptions& checked(const RemoteOptions& options) {
-  const uint64_t most = wire::kMaxValueBytes / options.block_bytes;
+  const uint64_t most = kMaxChunkBytes / options.block_bytes;
   if (!std::has_single_bit(options.chunk_blocks) || options.chunk_blocks > most) {
     throw std::invalid_argument("chunk_blocks must be a power of two up to " +
                                 std::to_string(most) + ", got " +

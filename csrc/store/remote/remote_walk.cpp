@@ -171,13 +171,17 @@ void RemoteWalk::found(const Shared& cursor, const KnownChunk& chunk) {
     case Purpose::kAsk:
       return end(cursor, cursor->chunk.end(), Outcome::kDone);
     case Purpose::kRemove:
-      return remove(cursor, chunk);
+      context_.known.forget(cursor->name, chunk.nonce);
+      return remove(cursor, chunk, [cursor](const Reply& reply) {
+        if (reply.answer == Answer::kDone) cursor->removed_until = cursor->chunk.end();
+        if (reply.answer != Answer::kDone) cursor->worst = std::max(cursor->worst, reply.answer);
+      });
   }
 }
 
 void RemoteWalk::get(const Shared& cursor, const KnownChunk& chunk) {
   Request request{.kind = Request::Kind::kGet,
-                  .keys = {names::value_key(context_.options.scope, cursor->name, chunk.nonce)}};
+                  .keys = context_.keys_of(cursor->name, chunk.nonce, chunk.num_blocks)};
   const uint64_t block_bytes = context_.options.block_bytes;
   for (uint64_t at = cursor->chunk.begin; at < cursor->chunk.end(); ++at) {
     const bool is_wanted = at >= cursor->at && at < cursor->end;
@@ -186,7 +190,7 @@ void RemoteWalk::get(const Shared& cursor, const KnownChunk& chunk) {
     request.pieces.emplace_back(to, block_bytes);
   }
   request.finish = [this, cursor, chunk](const Reply& reply) { got(cursor, chunk, reply); };
-  submit(*cursor, std::move(request));
+  submit_parts(std::move(request), [&](Request part) { submit(*cursor, std::move(part)); });
 }
 
 void RemoteWalk::got(const Shared& cursor, const KnownChunk& chunk, const Reply& reply) {
@@ -205,22 +209,17 @@ void RemoteWalk::got(const Shared& cursor, const KnownChunk& chunk, const Reply&
   cursor->is_corrupt = true;
   context_.count_corrupt();
   // Nobody shall come upon it again, nor this walk.
-  Request removal{.kind = Request::Kind::kRemove,
-                  .keys = {names::record_key(context_.options.scope, cursor->name),
-                           names::value_key(context_.options.scope, cursor->name, chunk.nonce)}};
-  removal.finish = [this, cursor](const Reply&) { ask_next(cursor); };
-  submit(*cursor, std::move(removal));
+  remove(cursor, chunk, [](const Reply&) {});
 }
 
 // From the server that it was found on; the next one is asked for its own.
-void RemoteWalk::remove(const Shared& cursor, const KnownChunk& chunk) {
-  context_.known.forget(cursor->name, chunk.nonce);
+void RemoteWalk::remove(const Shared& cursor, const KnownChunk& chunk,
+                        std::function<void(const Reply&)> then) {
   Request request{.kind = Request::Kind::kRemove,
-                  .keys = {names::record_key(context_.options.scope, cursor->name),
-                           names::value_key(context_.options.scope, cursor->name, chunk.nonce)}};
-  request.finish = [this, cursor](const Reply& reply) {
-    if (reply.answer == Answer::kDone) cursor->removed_until = cursor->chunk.end();
-    if (reply.answer != Answer::kDone) cursor->worst = std::max(cursor->worst, reply.answer);
+                  .keys = context_.keys_of(cursor->name, chunk.nonce, chunk.num_blocks)};
+  request.keys.push_back(names::record_key(context_.options.scope, cursor->name));
+  request.finish = [this, cursor, then = std::move(then)](const Reply& reply) {
+    then(reply);
     ask_next(cursor);
   };
   submit(*cursor, std::move(request));

@@ -55,7 +55,8 @@ class RemoteWalk : public std::enable_shared_from_this<RemoteWalk> {
   void found(const Shared& cursor, const KnownChunk& chunk);
   void get(const Shared& cursor, const KnownChunk& chunk);
   void got(const Shared& cursor, const KnownChunk& chunk, const Reply& reply);
-  void remove(const Shared& cursor, const KnownChunk& chunk);
+  void remove(const Shared& cursor, const KnownChunk& chunk,
+              std::function<void(const Reply&)> then);
   void give_up(const Shared& cursor);
   void end(const Shared& cursor, uint64_t end, Outcome outcome);
   void repair(const Cursor& cursor);

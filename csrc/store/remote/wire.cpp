@@ -142,7 +142,7 @@ size_t head_bytes(Request::Kind kind, const Head& head, size_t received) noexcep
 }
 
 bool is_answer(Request::Kind kind, const Head& head) noexcept {
-  if (kind == Request::Kind::kGet && is_done(head)) return head.number <= kMaxValueBytes;
+  if (kind == Request::Kind::kGet && is_done(head)) return head.number <= kMaxAnswerBytes;
   return is_done(head) || (kind == Request::Kind::kGet && head.code == kNotFound) ||
          (kind == Request::Kind::kPut && head.code == kNoRoom);
 }

@@ -18,7 +18,12 @@ namespace kvcore::wire {
 inline constexpr size_t kMaxKeyBytes = 250;
 // More keys than that in one request, and other clients wait.
 inline constexpr size_t kMaxKeys = 4096;
-inline constexpr uint64_t kMaxValueBytes = uint64_t{1} << 30;
+// The server sends pieces of 256 KiB, and learns of the end of eight at most before it reads what
+// it is asked next. With a ninth still open it would send the same value for ever, and take memory
+// for it until it has none.
+inline constexpr uint64_t kMaxValueBytes = 2 << 20;
+// What others wrote may be larger, and is read to its end all the same, to nowhere.
+inline constexpr uint64_t kMaxAnswerBytes = uint64_t{1} << 31;
 
 bool is_key(std::string_view key) noexcept;  // 1 to kMaxKeyBytes of printable ASCII
 bool is_sendable(const Request& request) noexcept;

@@ -12,7 +12,7 @@ BUGS = [
         files="csrc/store/remote/remote_walk.cpp",
         find="servers.subspan(cursor.server + 1)",
         replace="servers.first(0)",
-        tests="test_infinistore.py::test_replicas_answer_for_a_dead_server_and_give_back_what_it_lost",
+        tests="test_replicas.py::test_replicas_answer_for_a_dead_server_and_give_back_what_it_lost",
     ),
     Bug(
         name="cluster-the-loss-of-another-copy-is-not-noticed",
@@ -20,7 +20,7 @@ BUGS = [
         files="csrc/store/remote/remote_context.h",
         find="if (std::ranges::any_of(of_name, may_have_lost)) return std::nullopt;",
         replace="if (may_have_lost(chunk->server)) return std::nullopt;",
-        tests="test_infinistore.py::test_what_is_used_after_a_restart_survives_the_next",
+        tests="test_replicas.py::test_what_is_used_after_a_restart_survives_the_next",
     ),
     Bug(
         name="cluster-a-new-address-is-ignored",

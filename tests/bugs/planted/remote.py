@@ -6,7 +6,9 @@ _WALK = "csrc/store/remote/remote_walk.cpp"
 _SAVE = "csrc/store/remote/remote_save.cpp"
 _SERVER = "csrc/store/remote/tcp_server.cpp"
 _CONNECTION = "csrc/store/remote/connection.cpp"
-_TESTS = "test_infinistore.py::"
+_SHARING = "test_infinistore.py::"
+_HAZARDS = "test_infinistore_hazards.py::"
+_REPLICAS = "test_replicas.py::"
 _FUZZ = "cpp 'answers that a fuzzer made*'"
 
 BUGS = [
@@ -16,7 +18,7 @@ BUGS = [
         files=_WALK,
         find="if (reply.answer == Answer::kDone && reply.checksum == chunk.checksum) {",
         replace="if (reply.answer == Answer::kDone) {",
-        tests=_TESTS + "test_wrong_bytes_are_corrupt_and_removed",
+        tests=_HAZARDS + "test_wrong_bytes_are_corrupt_and_removed",
     ),
     Bug(
         name="remote-nobody-wanted-them-in-one-place",
@@ -24,7 +26,7 @@ BUGS = [
         files=_WALK,
         find="context_.scratch.data() + (at - cursor->chunk.begin) * block_bytes",
         replace="context_.scratch.data()",
-        tests=_TESTS + "test_a_chain_that_grew_is_found_whole",
+        tests=_SHARING + "test_a_chain_that_grew_is_found_whole",
     ),
     Bug(
         name="remote-late-requests-are-cut-off",
@@ -33,7 +35,7 @@ BUGS = [
         find="  Request request = line.connection.abandon();\n",
         replace="  Request request = line.connection.abandon();\n  line.connection.close();\n"
         "  line.is_watched = false;\n",
-        tests=_TESTS + "test_a_server_survives_that_nobody_waits_for_its_answer",
+        tests=_HAZARDS + "test_a_server_survives_that_nobody_waits_for_its_answer",
     ),
     Bug(
         name="remote-a-silent-server-is-waited-for",
@@ -41,7 +43,7 @@ BUGS = [
         files=_SERVER,
         find="if (is_lost || now >= stalls_at()) {",
         replace="if (is_lost) {",
-        tests=_TESTS + "test_a_server_that_stands_still_is_given_up_and_found_again",
+        tests=_HAZARDS + "test_a_server_that_stands_still_is_given_up_and_found_again",
     ),
     Bug(
         name="remote-acknowledgements-are-late",
@@ -49,7 +51,7 @@ BUGS = [
         files=_CONNECTION,
         find="  set(fd(), IPPROTO_TCP, TCP_QUICKACK, 1);",
         replace="",
-        tests=_TESTS + "test_small_values_do_not_wait_for_acknowledgements",
+        tests=_HAZARDS + "test_small_values_do_not_wait_for_acknowledgements",
     ),
     Bug(
         name="remote-behind-the-end-all-is-asked",
@@ -57,7 +59,7 @@ BUGS = [
         files=_WALK,
         find="if (cursor->at > missing_from_ && purpose_ != Purpose::kRemove) {",
         replace="if (false) {",
-        tests=_TESTS + "test_behind_the_end_little_is_asked",
+        tests=_SHARING + "test_behind_the_end_little_is_asked",
     ),
     Bug(
         name="remote-lost-chunks-stay-lost",
@@ -65,7 +67,7 @@ BUGS = [
         files=_WALK,
         find="      repair(*cursor);\n",
         replace="",
-        tests=_TESTS + "test_replicas_answer_for_a_dead_server_and_give_back_what_it_lost",
+        tests=_REPLICAS + "test_replicas_answer_for_a_dead_server_and_give_back_what_it_lost",
     ),
     Bug(
         name="remote-queue-has-no-end",
@@ -73,7 +75,7 @@ BUGS = [
         files="csrc/store/remote/remote_store.cpp",
         find="  return std::min<uint64_t>(num_keys, room / options_.block_bytes);",
         replace="  return num_keys + 0 * room;",
-        tests=_TESTS + "test_what_does_not_fit_the_queue_is_left_out_at_the_end",
+        tests=_SHARING + "test_what_does_not_fit_the_queue_is_left_out_at_the_end",
     ),
     Bug(
         name="remote-what-would-be-a-request-is-sent",
@@ -139,5 +141,13 @@ BUGS = [
         find="fields.zeros == expected.zeros && fields.more_zeros == expected.more_zeros &&",
         replace="",
         tests="cpp 'envelopes that a fuzzer made*'",
+    ),
+    Bug(
+        name="remote-a-drain-ends-at-its-turn",
+        why="a connection that has read the last byte in the last turn waits for more",
+        files=_CONNECTION,
+        find="turns_left = kReceivesATurn;; --turns_left) {",
+        replace="turns_left = kReceivesATurn; turns_left > 0; --turns_left) {",
+        tests="test_large_values.py::test_a_value_that_another_wrote_too_large_is_no_answer",
     ),
 ]
