@@ -20,6 +20,7 @@ from kvcore._core import (
     StoreStats,
     TenantQuota,
 )
+from kvcore.codecs import Codec, slab_block_bytes
 from kvcore.copies import CopyPool, TransferPlan
 from kvcore.device_copy import device_transfer
 from kvcore.hashing import HashArray
@@ -93,6 +94,10 @@ class KVCache:
         The next tier; its `value_bytes` are the slab's `block_bytes`.
     policy, tenants, admission, max_kept
         As for `PrefixCache`.
+    codec : Codec, optional
+        How blocks look in the slab and in stores, if not as in the layers; the slab's blocks have
+        `slab_block_bytes` then. Layers must be in memory that the CPU reaches. Whoever shares a
+        store must use the same: name it in the `Namespace`, as its `dtype`.
     max_dirty : float
         Share of the slab that may wait for the store, 0 to 1; what is above is not written.
     write_timeout_s : float
@@ -123,6 +128,7 @@ class KVCache:
         tenants: dict[str, TenantQuota] | None = None,
         admission: str = "all",
         max_kept: float = 0.0,
+        codec: Codec | None = None,
         max_dirty: float = 0.25,
         write_timeout_s: float = 30.0,
         copy_threads: int = 1,
@@ -131,9 +137,12 @@ class KVCache:
             raise TypeError(f"slab must be a HostSlab or SharedSlab, got {type(slab).__name__}")
         if store is not None:
             _check_store(store, slab.block_bytes)
+        if codec is not None and not isinstance(codec, Codec):
+            raise TypeError(f"codec must be a Codec, got {type(codec).__name__}")
         _check_number("max_dirty", max_dirty, 0.0, 1.0)
         _check_number("write_timeout_s", write_timeout_s, 0.0, 3600.0)
         self._slab = slab
+        self._codec = codec
         self._stores = Succession(store)
         self._cache = PrefixCache(
             slab.num_blocks, policy, tenants, admission=admission, max_kept=max_kept
@@ -148,7 +157,7 @@ class KVCache:
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of a block, of all layers."""
+        """Bytes of a block in the slab, of all layers."""
         return self._slab.block_bytes
 
     def lookup(self, hashes: HashArray) -> Lookup:
@@ -405,13 +414,18 @@ class KVCache:
         """Starts a copy by the CPU, or by the device that has the layers."""
         if not isinstance(layers, PagedLayers):
             raise TypeError(f"layers must be PagedLayers, got {type(layers).__name__}")
-        if layers.block_bytes != self.block_bytes:
+        if self._codec is not None and layers.device != "cpu":
+            raise ValueError(f"layers must be the CPU's for a codec, got {layers.device}")
+        block_bytes = layers.block_bytes
+        if self._codec is not None:
+            block_bytes = slab_block_bytes(layers, self._codec)
+        if block_bytes != self.block_bytes:
             raise ValueError(
                 f"layers must have blocks of {self.block_bytes} bytes, as the slab has, "
-                f"got {layers.block_bytes}"
+                f"got {block_bytes}"
             )
         if layers.device == "cpu":
-            plan = TransferPlan(layers, self._slab, ids, slab_ids)
+            plan = TransferPlan(layers, self._slab, ids, slab_ids, codec=self._codec)
             return self._pool.gather(plan) if gathers else self._pool.scatter(plan)
         transfer = device_transfer(layers, self._slab, ids, slab_ids, device=layers.device)
         enqueue = transfer.gather if gathers else transfer.scatter

@@ -13,7 +13,6 @@ from kvcore.layers import PagedLayers
 
 
 @runtime_checkable
-@runtime_checkable
 class Codec(Protocol):
     """What `TransferPlan` takes as ``codec``."""
 

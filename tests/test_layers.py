@@ -56,6 +56,7 @@ PYTHON_FLOORS = {
         "hashing",
         "planes",
         "layers",
+        "codecs",
         "copies",
         "device_copy",
         "slabs",

@@ -7,6 +7,7 @@
 #include "bindings/register.h"
 #include "bindings/waiting.h"
 #include "copy/copy_pool.h"
+#include "copy/quantize_path.h"
 
 namespace kvcore::bindings {
 namespace {
@@ -61,6 +62,15 @@ FloatType float_type_argument(py::handle object) {
                         describe(object));
 }
 
+const QuantizePath& path_argument(py::handle object) {
+  if (object.is_none()) return quantize_path();
+  const std::string name = string_argument(object, "path");
+  for (const QuantizePath* path : quantize_paths()) {
+    if (path->name == name) return *path;
+  }
+  throw py::value_error("path must be one of codec_paths(), got " + describe(object));
+}
+
 uint64_t count_argument(py::handle object, const char* name) {
   return static_cast<uint64_t>(integer_argument(object, name, 1, int64_t{1} << 40));
 }
@@ -78,16 +88,30 @@ void register_codecs(py::module_& module) {
              });
   module.def(
       "fp8_codec",
-      [](py::handle run_bytes, py::handle dtype, py::handle group) -> std::shared_ptr<RunCodec> {
+      [](py::handle run_bytes, py::handle dtype, py::handle group,
+         py::handle path) -> std::shared_ptr<RunCodec> {
         return make_fp8(count_argument(run_bytes, "run_bytes"), float_type_argument(dtype),
-                        count_argument(group, "group"));
-      });
-  module.def("int8_codec",
-             [](py::handle run_bytes, py::handle dtype, py::handle rows,
-                py::handle channels) -> std::shared_ptr<RunCodec> {
-               return make_int8(count_argument(run_bytes, "run_bytes"), float_type_argument(dtype),
-                                count_argument(rows, "rows"), count_argument(channels, "channels"));
-             });
+                        count_argument(group, "group"), path_argument(path));
+      },
+      py::arg("run_bytes"), py::arg("dtype"), py::arg("group"), py::arg("path") = py::none());
+  module.def(
+      "int8_codec",
+      [](py::handle run_bytes, py::handle dtype, py::handle rows, py::handle channels,
+         py::handle path) -> std::shared_ptr<RunCodec> {
+        return make_int8(count_argument(run_bytes, "run_bytes"), float_type_argument(dtype),
+                         count_argument(rows, "rows"), count_argument(channels, "channels"),
+                         path_argument(path));
+      },
+      py::arg("run_bytes"), py::arg("dtype"), py::arg("rows"), py::arg("channels"),
+      py::arg("path") = py::none());
+  module.def(
+      "codec_paths",
+      [] {
+        py::list names;
+        for (const QuantizePath* path : quantize_paths()) names.append(path->name);
+        return names;
+      },
+      "How this machine's CPU can convert floats, the fastest first.");
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <memory>
 
+#include "copy/quantize_path.h"
+
 namespace kvcore {
 
 // How a run looks in a slab, where it does not lie there byte for byte; runs are converted while
@@ -32,7 +34,8 @@ enum class FloatType : uint8_t { kBfloat16, kFloat16, kFloat32 };
 //
 // For a group with largest magnitude m, decoded values differ by at most max(|x| / 16, m /
 // 458,752), and the rounding to the float type. Infinities become m, NaN stays NaN.
-std::unique_ptr<RunCodec> make_fp8(uint64_t run_bytes, FloatType type, uint64_t group);
+std::unique_ptr<RunCodec> make_fp8(uint64_t run_bytes, FloatType type, uint64_t group,
+                                   const QuantizePath& path = quantize_path());
 
 // Floats as integers of 8 bits with a scale for each channel, that is each column of the matrices
 // of rows x channels that a run is. In the slab first the scales (float32), then the codes.
@@ -40,6 +43,6 @@ std::unique_ptr<RunCodec> make_fp8(uint64_t run_bytes, FloatType type, uint64_t 
 // For a channel with largest magnitude m, decoded values differ by at most m / 254, and the
 // rounding to the float type. Infinities become m, NaN becomes 0.
 std::unique_ptr<RunCodec> make_int8(uint64_t run_bytes, FloatType type, uint64_t rows,
-                                    uint64_t channels);
+                                    uint64_t channels, const QuantizePath& path = quantize_path());
 
 }  // namespace kvcore

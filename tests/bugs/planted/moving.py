@@ -91,14 +91,6 @@ BUGS = [
         tests="test_codecs.py::test_values_come_back_as_near_as_is_said",
     ),
     Bug(
-        name="moving-fp8-rounds-down",
-        why="codes are cut, not rounded",
-        files="csrc/copy/floats.h",
-        find="(magnitude + 0x7FFFF + (magnitude >> 20 & 1) - 0x3C000000) >> 20",
-        replace="(magnitude - 0x3C000000) >> 20",
-        tests="test_codecs.py::test_values_come_back_as_near_as_is_said",
-    ),
-    Bug(
         name="moving-envelope-trusts-the-payload",
         why="the checksum of the payload is not compared",
         files="csrc/store/envelope.cpp",
