@@ -73,6 +73,7 @@ PYTHON_FLOORS = {
         "_core",
         "hashing",
         "layers",
+        "codecs",
         "copies",
         "slabs",
         "stores",

@@ -3,25 +3,26 @@
 Beside InfiniStore's own client, and beside a bare loop over sockets that moves values of the same
 size as kvcore's and does nothing else. All have used their connections before. kvcore trusts
 nothing that it learnt before: a fetch begins with the records, and every byte is verified. The
-server's memory was used before too, as memory that never was is slow at first.
+server's memory was used before too, as memory that never was is slow at first; only blocks that
+come one by one are measured before that.
+
+Blocks of bfloat16 are also kept as fp8: fetched to the slab, where they stay so, and converted back
+to where an engine has them. InfiniStore's own client moves the bfloat16.
 """
 
 from __future__ import annotations
 
 import secrets
-import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from statistics import median
 from time import perf_counter, sleep
 
 import numpy as np
-import numpy.typing as npt
 
-from kvcore._core import RawSockets
+from kvcore._core import Outcome
 from kvcore.bench.harness import (
     Case,
     Contender,
@@ -32,15 +33,26 @@ from kvcore.bench.harness import (
     make_row,
     measure,
 )
+from kvcore.bench.store_bed import (
+    KIB,
+    RECORD_AGE_S,
+    BareLoop,
+    Blocks,
+    KvcoreStore,
+    OfficialClient,
+)
+from kvcore.codecs import Fp8, slab_block_bytes
+from kvcore.copies import CopyPool, TransferHandle, TransferPlan
+from kvcore.layers import PagedLayers
 from kvcore.slabs import HostSlab
-from kvcore.stores import Batch, InfiniStoreStore, Outcome, Server
+from kvcore.stores import Server
 
-_KIB = 1024
-_SMALL_BYTES = 16 * _KIB
-_TIMEOUT_S = 60.0
-_RECORD_AGE_S = 0.001
+_SMALL_BYTES = 16 * KIB
 _US = 1e6
-_OFFICIAL_CLIENT = Path(__file__).with_name("official_client.py")
+_ALL_DONE = {int(Outcome.DONE)}
+_CODEC = Fp8("bfloat16", group=128)
+# A fetch that is converted is asked for in so many parts: one is converted while others come.
+_PARTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +71,7 @@ class Plan:
         A Python that has infinistore.
     """
 
-    block_bytes: Sequence[int] = (64 * _KIB, 256 * _KIB, 1024 * _KIB)
+    block_bytes: Sequence[int] = (64 * KIB, 256 * KIB, 1024 * KIB)
     connections: Sequence[int] = (1, 4, 8)
     total_bytes: int = 128 << 20
     rounds: int = 11
@@ -75,264 +87,260 @@ def run(server: Server, plan: Plan) -> Iterator[Row]:
     WrongAnswerError
         Something was not found, or other bytes.
     """
-    _use_memory(server, plan)
-    for connections in plan.connections:
-        with ExitStack() as stack:
-            official = None
-            if plan.official is not None:
-                official = stack.enter_context(_Official(plan.official, server, connections))
-            for block_bytes in plan.block_bytes:
-                bed = _Bed(server, connections, block_bytes, plan.total_bytes // block_bytes)
-                yield measure(bed.saving(plan.rounds, official))
-                yield measure(bed.fetching(plan.rounds, official))
-                bed.close()
-    with ExitStack() as stack:
-        official = None
-        if plan.official is not None:
-            official = stack.enter_context(_Official(plan.official, server, 1))
+    with _official(plan, server, 1) as official:
         yield _one_by_one(server, plan.num_small, official)
+    _use_memory(server, plan.total_bytes)
+    for connections in plan.connections:
+        with _official(plan, server, connections) as official:
+            for block_bytes in plan.block_bytes:
+                case = _Cases(server, connections, block_bytes, plan, official)
+                yield from case.as_they_are()
+                yield from case.as_fp8()
 
 
-def _use_memory(server: Server, plan: Plan) -> None:
+@contextmanager
+def _official(plan: Plan, server: Server, connections: int) -> Iterator[OfficialClient | None]:
+    if plan.official is None:
+        yield None
+        return
+    with OfficialClient(plan.official, server, connections) as client:
+        yield client
+
+
+def _random_blocks(num_blocks: int, block_bytes: int) -> Blocks:
+    return np.random.default_rng(0).integers(0, 256, (num_blocks, block_bytes), np.uint8)
+
+
+def _use_memory(server: Server, total_bytes: int) -> None:
     """Have the server touch as much memory as all of it takes at a time."""
-    bed = _Bed(server, 1, 1 << 20, max(1, plan.total_bytes >> 20))
+    loop = BareLoop(server, 1, _random_blocks(max(1, total_bytes >> 20), 1 << 20), 1 << 20)
     for round_ in range(6):
-        bed.put_raw(f"memory/{round_}/")
+        loop.put(f"memory/{round_}/")
     for round_ in range(6):
-        bed.sockets.remove(bed.raw_keys(f"memory/{round_}/"))
+        loop.remove(f"memory/{round_}/")
 
 
-class _Official:
-    """InfiniStore's own client, in a process of its own."""
-
-    def __init__(self, python: str, server: Server, connections: int) -> None:
-        command = [python, str(_OFFICIAL_CLIENT), server.address or server.host]
-        self._process = subprocess.Popen(
-            [*command, str(server.port), str(connections)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._answer()
-
-    def __enter__(self) -> _Official:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate()
-
-    def ask(self, what: str, block_bytes: int, num_blocks: int, prefix: str) -> list[str]:
-        assert self._process.stdin is not None
-        print(what, block_bytes, num_blocks, prefix, file=self._process.stdin, flush=True)
-        return self._answer()
-
-    def _answer(self) -> list[str]:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("= "):
-                return line.split()[1:]
-        raise ChildProcessError(f"{self._process.args!r} ended with status {self._process.wait()}")
-
-
-@dataclass
-class _Bed:
-    """Blocks of one size, and who moves them over so many connections."""
+@dataclass(frozen=True)
+class _Cases:
+    """All that is measured with blocks of one size over so many connections."""
 
     server: Server
     connections: int
     block_bytes: int
-    num_blocks: int
-
-    def __post_init__(self) -> None:
-        shape = self.num_blocks, self.block_bytes
-        self.blocks = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-        self.places = np.arange(self.num_blocks, dtype=np.uint32)
-        self.slab, self.raw_slab = (HostSlab(*shape) for _ in range(2))
-        for slab in (self.slab, self.raw_slab):
-            slab.numpy()[:] = self.blocks
-        self.sockets = RawSockets(
-            self.server.address or self.server.host, self.server.port, self.connections
-        )
-        self.store = InfiniStoreStore(
-            [self.server],
-            secrets.token_bytes(16),
-            self.block_bytes,
-            connections=self.connections,
-            stall_s=_TIMEOUT_S,
-            record_age_s=_RECORD_AGE_S,
-            max_queued_bytes=1 << 40,
-            max_queue_delay_s=3600.0,
-        )
-        self.value_blocks = min(self.store.chunk_blocks, self.num_blocks)
-        self.new_hashes()
-
-    def new_hashes(self) -> None:
-        self.hashes = np.frombuffer(secrets.token_bytes(16 * self.num_blocks), np.uint8)
-        self.hashes = self.hashes.reshape(-1, 16)
-
-    def close(self) -> None:
-        self.store.remove(self.hashes, _TIMEOUT_S, positions=self.places).wait()
-        self.store.close()
+    plan: Plan
+    official: OfficialClient | None
 
     @property
-    def name(self) -> str:
-        size = self.block_bytes // _KIB
+    def num_blocks(self) -> int:
+        return self.plan.total_bytes // self.block_bytes
+
+    def as_they_are(self) -> Iterator[Row]:
+        with ExitStack() as stack:
+            kvcore, loop = self._bed(_random_blocks(self.num_blocks, self.block_bytes), stack)
+            yield self._measure_saves(kvcore, loop)
+            check("store: written", kvcore.save(), _ALL_DONE)
+            ours = Contender(
+                lambda _: kvcore.fetch(),
+                partial(_forget, kvcore),
+                always((_ALL_DONE, True)),
+                lambda outcomes: (outcomes, kvcore.is_right()),
+            )
+            yield self._measure_fetches("", ours, loop)
+
+    def as_fp8(self) -> Iterator[Row]:
+        with ExitStack() as stack:
+            pages = _Pages(self.num_blocks, self.block_bytes)
+            kvcore, loop = self._bed(pages.converted, stack)
+            check("store: written", kvcore.save(), _ALL_DONE)
+            ours = Contender(
+                lambda _: kvcore.fetch(),
+                partial(_forget, kvcore),
+                always((_ALL_DONE, True)),
+                lambda outcomes: (outcomes, kvcore.is_right()),
+            )
+            yield self._measure_fetches(" as fp8", ours, loop)
+
+            def prepare(round_: int) -> None:
+                pages.clear()
+                _forget(kvcore, round_)
+
+            ours = Contender(
+                lambda _: pages.fetch_and_convert(kvcore),
+                prepare,
+                always((_ALL_DONE, True)),
+                lambda outcomes: (outcomes, pages.is_right()),
+            )
+            yield self._measure_fetches(" as fp8, and back", ours, loop)
+
+    def _bed(self, blocks: Blocks, stack: ExitStack) -> tuple[KvcoreStore, BareLoop]:
+        kvcore = KvcoreStore(self.server, self.connections, blocks)
+        stack.callback(kvcore.close)
+        return kvcore, BareLoop(self.server, self.connections, blocks, kvcore.value_bytes)
+
+    def _name(self, what: str, how: str = "") -> str:
         plural = "s" if self.connections > 1 else ""
-        return f"{self.num_blocks:,} blocks of {size:,} KiB, {self.connections} connection{plural}"
+        size = f"{self.num_blocks:,} blocks of {self.block_bytes // KIB:,} KiB"
+        return f"{what} {size}{how}, {self.connections} connection{plural}"
 
-    # Blocks as values of the size that kvcore makes of them.
-    def raw_keys(self, prefix: str) -> list[str]:
-        return [f"{prefix}{i}" for i in range(self.num_blocks // self.value_blocks)]
+    def _measure_saves(self, kvcore: KvcoreStore, loop: BareLoop) -> Row:
+        """Each round writes other blocks; those of the last are removed."""
+        raw, official = (f"{secrets.token_hex(4)}/" for _ in range(2))
 
-    def _raw_addresses(self) -> npt.NDArray[np.uint64]:
-        values = np.arange(self.num_blocks // self.value_blocks, dtype=np.uint64)
-        values *= np.uint64(self.value_blocks * self.block_bytes)
-        values += np.uint64(self.raw_slab.slab_memory.address)
-        return values
+        def prepare(_: int) -> None:
+            kvcore.remove()
+            kvcore.new_hashes()
 
-    def put_raw(self, prefix: str) -> None:
-        value_bytes = self.value_blocks * self.block_bytes
-        self.sockets.put(self.raw_keys(prefix), self._raw_addresses(), value_bytes)
+        def prepare_raw(_: int) -> str:
+            loop.remove(raw)
+            return raw
 
-    def save(self, _: None = None) -> Batch:
-        batch = self.store.put_from(
-            self.hashes, self.slab, self.places, _TIMEOUT_S, positions=self.places
-        )
-        batch.wait()
-        return batch
-
-    def saving(self, rounds: int, official: _Official | None) -> Case:
-        prefix = secrets.token_hex(4)
-
-        def prepare(round_: int) -> None:
-            self.store.remove(self.hashes, _TIMEOUT_S, positions=self.places).wait()
-            self.new_hashes()
-
-        def prepare_raw(round_: int) -> str:
-            if round_ > 0:
-                self.sockets.remove(self.raw_keys(f"{prefix}/raw/{round_ - 1}/"))
-            return f"{prefix}/raw/{round_}/"
-
-        def prepare_official(round_: int) -> str:
-            if round_ > 0:
-                old = f"{prefix}/official/{round_ - 1}/"
-                self.sockets.remove([f"{old}{i}" for i in range(self.num_blocks)])
-            return f"{prefix}/official/{round_}/"
+        def prepare_official(_: int) -> str:
+            self._remove_official(loop, official)
+            return official
 
         peers = {}
-        if official is not None:
-            peers["official client"] = Contender(
-                lambda to: self._ask(official, "put", to),
-                prepare_official,
-                always(["done"]),
-            )
-        return Case(
+        if self.official is not None:
+            put = partial(self._ask_official, "put")
+            peers["official client"] = Contender(put, prepare_official, always(["done"]))
+        case = Case(
             "store",
-            f"save {self.name}",
+            self._name("save"),
             "us",
-            Contender(self.save, prepare, always({int(Outcome.DONE)}), _outcomes),
-            rounds,
+            Contender(lambda _: kvcore.save(), prepare, always(_ALL_DONE)),
+            self.plan.rounds,
             peers,
-            {"bare loop": Contender(self.put_raw, prepare_raw, always(None))},
+            {"bare loop": Contender(loop.put, prepare_raw, always(None))},
         )
+        row = measure(case)
+        loop.remove(raw)
+        self._remove_official(loop, official)
+        return row
 
-    def fetching(self, rounds: int, official: _Official | None) -> Case:
+    def _measure_fetches(self, how: str, ours: Contender, loop: BareLoop) -> Row:
         """What was written first is read in every round."""
-        prefix = secrets.token_hex(4)
-        self.slab.numpy()[:] = self.blocks
-        check("store: written", _outcomes(self.save()), {int(Outcome.DONE)})
-        raw_prefix, official_prefix = f"{prefix}/raw/", f"{prefix}/official/"
-        self.put_raw(raw_prefix)
-
-        def prepare(round_: int) -> None:
-            self.slab.numpy()[:] = 0
-            sleep(2 * _RECORD_AGE_S)
-
-        def fetch(_: None) -> Batch:
-            batch = self.store.get_into(
-                self.hashes, self.slab, self.places, _TIMEOUT_S, positions=self.places
-            )
-            batch.wait()
-            return batch
-
-        def prepare_raw(round_: int) -> str:
-            self.raw_slab.numpy()[:] = 0
-            return raw_prefix
-
-        def fetch_raw(prefix: str) -> None:
-            value_bytes = self.value_blocks * self.block_bytes
-            self.sockets.get(self.raw_keys(prefix), self._raw_addresses(), value_bytes)
-
-        whole = self.num_blocks // self.value_blocks * self.value_blocks
+        raw, official = (f"{secrets.token_hex(4)}/" for _ in range(2))
+        loop.put(raw)
         peers = {}
-        if official is not None:
-            self._ask(official, "put", official_prefix)
-            ask = partial(self._ask, official, prefix=official_prefix)
+        if self.official is not None:
+            self._ask_official("put", official)
+            ask = partial(self._ask_official, prefix=official)
             peers["official client"] = Contender(
                 lambda _: ask("get"),
                 lambda _: ask("clear"),
                 always(["True"]),
                 lambda _: ask("check"),
             )
-        ours = Contender(
-            fetch,
-            prepare,
-            always(({int(Outcome.DONE)}, True)),
-            lambda batch: (_outcomes(batch), np.array_equal(self.slab.numpy(), self.blocks)),
+
+        def prepare_raw(_: int) -> str:
+            loop.clear()
+            return raw
+
+        bare = Contender(loop.get, prepare_raw, always(True), lambda _: loop.is_right())
+        case = Case(
+            "store",
+            self._name("fetch", how),
+            "us",
+            ours,
+            self.plan.rounds,
+            peers,
+            {"bare loop": bare},
         )
-        raw = Contender(
-            fetch_raw,
-            prepare_raw,
-            always(True),
-            lambda _: np.array_equal(self.raw_slab.numpy()[:whole], self.blocks[:whole]),
+        row = measure(case)
+        loop.remove(raw)
+        self._remove_official(loop, official)
+        return row
+
+    def _ask_official(self, what: str, prefix: str) -> list[str]:
+        assert self.official is not None
+        return self.official.ask(what, self.block_bytes, self.num_blocks, prefix)
+
+    def _remove_official(self, loop: BareLoop, prefix: str) -> None:
+        if self.official is not None:
+            loop.remove_keys([f"{prefix}{i}" for i in range(self.num_blocks)])
+
+
+def _forget(kvcore: KvcoreStore, _: int) -> None:
+    """Before a fetch: what was fetched, and the records."""
+    kvcore.clear()
+    sleep(2 * RECORD_AGE_S)
+
+
+class _Pages:
+    """Blocks of bfloat16 as an engine has them, and converted as a slab has them."""
+
+    def __init__(self, num_blocks: int, block_bytes: int) -> None:
+        values = np.random.default_rng(0).standard_normal(
+            (num_blocks, block_bytes // 2), np.float32
         )
-        return Case("store", f"fetch {self.name}", "us", ours, rounds, peers, {"bare loop": raw})
+        self._pages = (values.view(np.uint32) >> 16).astype(np.uint16)
+        self._layers = PagedLayers([self._pages], block_axis=0)
+        self._pool = CopyPool(1)
+        self._ids = np.arange(num_blocks)
+        slab = HostSlab(num_blocks, slab_block_bytes(self._layers, _CODEC))
+        self._plan(slab, slice(None)).gather()
+        self.converted = slab.numpy().copy()
+        # What comes back is not what there was before.
+        self._plan(slab, slice(None)).scatter()
+        self._expected = self._pages.copy()
 
-    def _ask(self, official: _Official, what: str, prefix: str) -> list[str]:
-        return official.ask(what, self.block_bytes, self.num_blocks, prefix)
+    def _plan(self, slab: HostSlab, part: slice) -> TransferPlan:
+        ids = self._ids[part]
+        return TransferPlan(self._layers, slab, ids, ids, codec=_CODEC)
+
+    def fetch_and_convert(self, kvcore: KvcoreStore) -> set[int]:
+        """Outcomes; each part is converted while those after it come."""
+        step = -(-len(self._ids) // (_PARTS * kvcore.chunk_blocks)) * kvcore.chunk_blocks
+        parts = [slice(at, at + step) for at in range(0, len(self._ids), step)]
+        batches = [kvcore.start_fetch(part) for part in parts]
+        outcomes: set[int] = set()
+        copies: list[TransferHandle] = []
+        for part, batch in zip(parts, batches, strict=True):
+            batch.wait()
+            outcomes |= set(batch.outcomes.tolist())
+            copies.append(self._pool.scatter(self._plan(kvcore.slab, part)))
+        for copy in copies:
+            copy.wait()
+        return outcomes
+
+    def clear(self) -> None:
+        self._pages[:] = 0
+
+    def is_right(self) -> bool:
+        return np.array_equal(self._pages, self._expected)
 
 
-def _outcomes(batch: Batch) -> set[int]:
-    return set(batch.outcomes.tolist())
-
-
-def _one_by_one(server: Server, num_blocks: int, official: _Official | None) -> Row:
-    """Each fetched when the one before has come; kvcore and the bare loop by turns."""
-    bed = _Bed(server, 1, _SMALL_BYTES, num_blocks)
-    store = InfiniStoreStore(
-        [server], secrets.token_bytes(16), _SMALL_BYTES, connections=1, chunk_blocks=1
-    )
-    batch = store.put_from(bed.hashes, bed.slab, bed.places, _TIMEOUT_S)
-    batch.wait()
-    check("store: written", _outcomes(batch), {int(Outcome.DONE)})
-    prefix = secrets.token_hex(4)
-    bed.value_blocks = 1
-    bed.put_raw(prefix)
-    keys, addresses = bed.raw_keys(prefix), bed._raw_addresses()
-    for slab in (bed.slab, bed.raw_slab):
-        slab.numpy()[:] = 0
+def _one_by_one(server: Server, num_blocks: int, official: OfficialClient | None) -> Row:
+    """Each fetched when the one before has come; kvcore and the bare loop by turns. kvcore knows
+    the records."""
+    blocks = _random_blocks(num_blocks, _SMALL_BYTES)
+    kvcore = KvcoreStore(server, 1, blocks, chunk_blocks=1, record_age_s=60.0)
+    loop = BareLoop(server, 1, blocks, _SMALL_BYTES)
+    check("store: written", kvcore.save(), _ALL_DONE)
+    prefix = f"{secrets.token_hex(4)}/"
+    loop.put(prefix)
+    kvcore.clear()
+    loop.clear()
     ours, raws = [], []
     with collector_off():
         for i in range(num_blocks):
-            hashes, places = bed.hashes[i : i + 1], bed.places[i : i + 1]
             start = perf_counter()
-            batch = store.get_into(hashes, bed.slab, places, _TIMEOUT_S)
-            batch.wait()
+            kvcore.fetch_one(i)
             ours.append(perf_counter() - start)
             start = perf_counter()
-            bed.sockets.get(keys[i : i + 1], addresses[i : i + 1], _SMALL_BYTES)
+            loop.get_one(prefix, i)
             raws.append(perf_counter() - start)
-    store.close()
-    for slab in (bed.slab, bed.raw_slab):
-        check("store: read one by one", np.array_equal(slab.numpy(), bed.blocks), True)
+    check("store: read one by one", (kvcore.is_right(), loop.is_right()), (True, True))
+    kvcore.close()
+    loop.remove(prefix)
     peers = {}
     if official is not None:
         few = min(num_blocks, 20)
-        ask = partial(official.ask, block_bytes=_SMALL_BYTES, num_blocks=few, prefix=f"{prefix}o")
+        ask = partial(official.ask, block_bytes=_SMALL_BYTES, num_blocks=few, prefix=prefix)
         ask("put")
         ask("clear")
         (took,) = ask("get_one_by_one")
         check("store: the official client, one by one", ask("check"), ["True"])
+        loop.remove_keys([f"{prefix}{i}" for i in range(few)])
         peers["official client"] = float(took) * _US
     return make_row(
         "store",
