@@ -8,7 +8,8 @@ from kvcore._core import Batch, BatchSource, StoreStats, hashes_argument
 from kvcore.hashing import HashArray
 from kvcore.planes import IntArray, SlabMemory
 from kvcore.stores.core import memory_of, positions_of
-from kvcore.stores.lanes import Call, Lane, LaneOptions, Lanes
+from kvcore.stores.lane import Call, Lane, LaneOptions
+from kvcore.stores.lanes import Lanes
 
 
 class LaneStore:

@@ -1,4 +1,4 @@
-"""What stores share that are written in Python: a few threads, each with its own connection."""
+"""The threads of a store that is written in Python, each with a lane of its own."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import random
 import threading
 import time
 import weakref
-from abc import ABC, abstractmethod
 from collections import deque
-from dataclasses import dataclass
-from enum import Enum
 from typing import Final
 
 from kvcore._core import Batch, BatchSource, Outcome, StoreStats
+from kvcore.stores.lane import Call, Lane, LaneOptions, Part, ServerLostError
 
-ENVELOPE_BYTES = 128
 _MOST_KNOWN = 1 << 20
 _MOST_PART_BYTES = 2 << 20
 _LEAST_PART_BYTES = 256 << 10  # is not worth more than one round trip
@@ -27,115 +24,6 @@ _COUNTED = {
     Outcome.TIMED_OUT: "timed_out",
     Outcome.FAILED: "failed",
 }
-
-
-class ServerLostError(Exception):
-    """The server is gone, too slow, or cannot be understood.
-
-    `was_closed` says that the connection had ended, as idle ones do and those of a server that was
-    started again: a new one may be fine.
-    """
-
-    def __init__(self, why: object, *, was_closed: bool = False) -> None:
-        super().__init__(str(why))
-        self.was_closed = was_closed
-
-
-class Call(Enum):
-    GET = "get"
-    PUT = "put"
-    CONTAINS = "contains"
-    REMOVE = "remove"
-
-
-class Part:
-    """Keys of a batch that one lane does together. What it does not settle has failed."""
-
-    def __init__(self, lanes: Lanes, call: Call, source: BatchSource, keys: range) -> None:
-        self.call = call
-        self.source = source
-        self._lanes = lanes
-        self._open = dict.fromkeys(keys)
-
-    def wanted(self) -> list[int]:
-        """The keys that there is still something to do for; lets go of the others."""
-        for key in list(self._open):
-            if not self.source.is_wanted(key):
-                self.settle(key, Outcome.TIMED_OUT)
-        return list(self._open)
-
-    def settle(self, key: int, outcome: Outcome, *, was_written: bool = False) -> None:
-        """Decide a key and let go of its memory."""
-        del self._open[key]
-        stands = self.source.decide(key, outcome)
-        self._lanes.count(self.call, self.source.hash(key), outcome, stands, was_written)
-        self.source.let_go(key)
-
-    def settle_rest(self, outcome: Outcome) -> None:
-        for key in list(self._open):
-            self.settle(key, outcome)
-
-
-class Lane(ABC):
-    """A connection; of one thread at a time, but for `abort`. Errors are `ServerLostError`.
-
-    `limit_s` is for what has no time limit of its own: while one call takes longer, the server is
-    given up.
-    """
-
-    limit_s: float | None = None
-
-    @abstractmethod
-    def connect(self) -> None:
-        """Connect anew and hear from the server, or raise."""
-
-    @abstractmethod
-    def disconnect(self) -> None: ...
-
-    @abstractmethod
-    def abort(self) -> None:
-        """End what the lane waits for, from another thread, as far as that is possible."""
-
-    @abstractmethod
-    def do(self, part: Part) -> None:
-        """Settle the keys of a part."""
-
-
-@dataclass(frozen=True, slots=True)
-class LaneOptions:
-    """See `kvcore.stores.RedisStore`."""
-
-    stall_s: float
-    first_probe_s: float
-    last_probe_s: float
-    record_age_s: float
-    max_queued_bytes: int
-
-    def __post_init__(self) -> None:
-        for name in ("stall_s", "first_probe_s", "last_probe_s", "record_age_s"):
-            check_seconds(name, getattr(self, name))
-        check_integer("max_queued_bytes", self.max_queued_bytes, 0, 1 << 46)
-
-
-def check_seconds(name: str, value: float, most: float = 3600) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not 0 < value <= most:
-        raise ValueError(f"{name} must be above 0 and at most {most}, got {value}")
-
-
-def check_fingerprint(value: bytes) -> None:
-    if not isinstance(value, bytes) or len(value) != 16:
-        raise TypeError(
-            f"fingerprint must be 16 bytes, as Namespace.fingerprint is, got {value!r:.40}"
-        )
-
-
-def check_integer(name: str, value: int, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be from {low} to {high}, got {value}")
 
 
 class Lanes:
@@ -213,9 +101,9 @@ class Lanes:
                 self._queued_bytes += num_keys * self._value_bytes
             queue = self._writes if call is Call.PUT else self._reads
             for keys in self._cut(call, admitted):
-                queue.append(Part(self, call, source, keys))
+                queue.append(Part(call, source, keys, self._count))
                 self._changed.notify()
-        Part(self, call, source, range(admitted, num_keys)).settle_rest(refused)
+        Part(call, source, range(admitted, num_keys), self._count).settle_rest(refused)
         return batch
 
     def match(self, hashes: list[bytes]) -> int:
@@ -273,7 +161,7 @@ class Lanes:
 
     # For parts.
 
-    def count(
+    def _count(
         self, call: Call, name: bytes, outcome: Outcome, stands: Outcome, was_written: bool
     ) -> None:
         """What became of a key; what was found out counts also where it came too late."""

@@ -12,8 +12,7 @@ import numpy.typing as npt
 
 from kvcore._core import Batch, BatchSource, Outcome
 from kvcore.planes import SlabMemory
-from kvcore.stores.lane_store import LaneStore
-from kvcore.stores.lanes import (
+from kvcore.stores.lane import (
     ENVELOPE_BYTES,
     Call,
     Lane,
@@ -23,6 +22,7 @@ from kvcore.stores.lanes import (
     check_fingerprint,
     check_integer,
 )
+from kvcore.stores.lane_store import LaneStore
 
 _MOST_PART_KEYS = 256
 _MOST_SLABS = 8

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
 from kvcore._core import Outcome
-from kvcore.stores.lane_store import LaneStore
-from kvcore.stores.lanes import (
+from kvcore.stores.lane import (
     ENVELOPE_BYTES,
     Call,
     Lane,
@@ -20,6 +19,7 @@ from kvcore.stores.lanes import (
     check_integer,
     check_seconds,
 )
+from kvcore.stores.lane_store import LaneStore
 
 if TYPE_CHECKING:
     from redis import Connection
