@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from support.infinistore import InfiniStoreServer, Installation
     from support.infinistore_node import Node
     from support.mooncake_server import MooncakeMaster
+    from support.redis_node import RedisNode
     from support.redis_server import RedisServer
 
 pytest.register_assert_rewrite("models", "support")
@@ -130,6 +131,24 @@ def start_redis(redis_servers: Path) -> Iterator[Callable[..., RedisServer]]:
             return servers.enter_context(RedisServer(redis_servers, kind, **options))
 
         yield start
+
+
+@pytest.fixture
+def new_redis_node() -> Iterator[Callable[..., RedisNode]]:
+    """Makes nodes that share values on a Redis server."""
+    from support.redis_node import RedisNode
+
+    made: list[RedisNode] = []
+    fingerprint = os.urandom(16)
+
+    def new(server: RedisServer | str, **options: Any) -> RedisNode:
+        url = server if isinstance(server, str) else server.url
+        made.append(RedisNode(url, fingerprint, **options))
+        return made[-1]
+
+    yield new
+    for node in made:
+        node.store.close()
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 from models.chains import Hashes
+from support.batches import WAIT_S, chain, outcomes, wait_quiet
 from support.mooncake_server import MooncakeMaster
-from test_redis import WRONG, outcomes, some_hashes, wait_quiet
+from test_redis import WRONG
 
 from kvcore import HostSlab
 from kvcore.stores import MooncakeStore, Outcome, open_store
 from kvcore.verify import payload
 
 SIZE = 4096
-WAIT_S = 30.0
 DONE, MISS, FAILED = Outcome.DONE, Outcome.MISS, Outcome.FAILED
 NewStore = Callable[..., MooncakeStore]
 Start = Callable[..., MooncakeMaster]
@@ -66,7 +66,7 @@ def test_a_node_of_its_own_finds_what_another_wrote(
 ) -> None:
     """One that gives memory as well; its values go when it closes."""
     first, second = new_store(mooncake), new_store(mooncake, client=None, segment_bytes=64 << 20)
-    hashes = some_hashes(300)
+    hashes = chain(300)
     assert put(first, hashes[:150]) == [DONE] * 150
     assert put(second, hashes[150:].copy()) == [DONE] * 150
     for store in (first, second):
@@ -80,7 +80,7 @@ def test_a_node_of_its_own_finds_what_another_wrote(
 
 def test_many_slabs_take_turns(mooncake: MooncakeMaster, new_store: NewStore) -> None:
     store = new_store(mooncake)
-    hashes = some_hashes(20)
+    hashes = chain(20)
     assert put(store, hashes) == [DONE] * 20
     slabs = [HostSlab(20, SIZE) for _ in range(12)]
     for slab in [*slabs, *slabs]:
@@ -95,7 +95,7 @@ def test_wrong_bytes_are_never_handed_out(
     mooncake: MooncakeMaster, new_store: NewStore, wrong: str
 ) -> None:
     store = new_store(mooncake)
-    hashes = some_hashes(5)
+    hashes = chain(5)
     put(store, hashes)
     prefix = store._lanes._lanes[0]._prefix  # type: ignore[attr-defined]
     names = [prefix + each.tobytes().hex() for each in hashes]
@@ -112,7 +112,7 @@ def test_wrong_bytes_are_never_handed_out(
 
 def test_a_full_cluster_has_no_room(start_mooncake: Start, new_store: NewStore) -> None:
     store = new_store(start_mooncake(segment_bytes=32 << 20), size=1 << 20)
-    came = put(store, some_hashes(60))
+    came = put(store, chain(60))
     assert set(came) == {DONE, MISS}
     assert store.stats().failed == 0
     assert store.last_error is None
@@ -121,7 +121,7 @@ def test_a_full_cluster_has_no_room(start_mooncake: Start, new_store: NewStore) 
 def test_a_frozen_master_costs_its_time_once(start_mooncake: Start, new_store: NewStore) -> None:
     master = start_mooncake()
     store = new_store(master, stall_s=0.3)
-    hashes = some_hashes(20)
+    hashes = chain(20)
     put(store, hashes)
     master.freeze()
     began = time.monotonic()
@@ -138,7 +138,7 @@ def test_a_frozen_master_costs_its_time_once(start_mooncake: Start, new_store: N
 def test_a_master_dies_and_comes_back(start_mooncake: Start, new_store: NewStore) -> None:
     master = start_mooncake()
     store = new_store(master, stall_s=0.3)
-    hashes = some_hashes(20)
+    hashes = chain(20)
     put(store, hashes)
     master.kill()
     until = time.monotonic() + WAIT_S
@@ -157,7 +157,7 @@ def test_a_master_dies_and_comes_back(start_mooncake: Start, new_store: NewStore
 
 def test_a_late_batch_gives_its_memory_back(mooncake: MooncakeMaster, new_store: NewStore) -> None:
     store = new_store(mooncake, size=1 << 20)
-    hashes = some_hashes(30)
+    hashes = chain(30)
     put(store, hashes)
     slab = HostSlab(30, 1 << 20)
     batch = store.get_into(hashes, slab, np.arange(30), 0.001)
@@ -169,7 +169,7 @@ def test_stores_by_url(mooncake: MooncakeMaster) -> None:
     url = f"mooncake://{mooncake.address}?segment_bytes=32MiB&stall_s=5&connections=1"
     store = open_store(url, os.urandom(16), SIZE)
     assert isinstance(store, MooncakeStore)
-    hashes = some_hashes(3)
+    hashes = chain(3)
     assert put(store, hashes) == [DONE] * 3
     assert get(store, hashes) == [DONE] * 3
     store.close()

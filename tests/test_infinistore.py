@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.batches import WAIT_S, chain, outcomes
 from support.infinistore import InfiniStoreServer
-from support.infinistore_node import BLOCK_BYTES, WAIT_S, Node, chain, outcomes
+from support.infinistore_node import BLOCK_BYTES, Node
 
 from kvcore import HostSlab, KVCache
 from kvcore.stores import InfiniStoreStore, Outcome, Server

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from support.batches import WAIT_S, chain, outcomes, wait_quiet
 from support.fake_server import Act, FakeServer, HonestScript, Request
 from support.infinistore import InfiniStoreServer
-from support.infinistore_node import BLOCK_BYTES, WAIT_S, Node, chain, outcomes, wait_quiet
+from support.infinistore_node import BLOCK_BYTES, Node
 from support.proxy import Proxy
 
 from kvcore.stores import InfiniStoreStore, Outcome, Server

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from support.batches import WAIT_S, chain, outcomes
 from support.fake_server import FakeServer, HonestScript
 from support.infinistore import InfiniStoreServer
-from support.infinistore_node import WAIT_S, Node, chain, outcomes
+from support.infinistore_node import Node
 from support.wire import Connection
 
 from kvcore.stores import Outcome

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.batches import WAIT_S, chain
 from support.fake_server import FakeServer, HonestScript, Request
 from support.infinistore import InfiniStoreServer
-from support.infinistore_node import WAIT_S, Node, chain
+from support.infinistore_node import Node
 
 from kvcore.stores import Outcome, Server
 

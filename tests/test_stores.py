@@ -4,88 +4,39 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from models.chains import Hashes, hashes_of
-from models.processes import PYTHON
+from support.batches import WAIT_S, outcomes
+from support.store_calls import (
+    KINDS,
+    MOONCAKE,
+    PAGE,
+    SERVERS,
+    NewStore,
+    get,
+    on_server,
+    put,
+)
 
-from kvcore import HostSlab, Namespace
+from kvcore import HostSlab
 from kvcore._core import Outcome, has_uring
 from kvcore.stores import (
-    Batch,
     DiskStore,
     InfiniStoreStore,
-    MemoryStore,
     MooncakeStore,
     RedisStore,
-    Server,
     Store,
-    open_store,
 )
 from kvcore.verify import payload
-
-FINGERPRINT = Namespace("test").fingerprint
-WAIT_S = 30.0
-PAGE = 4096
-
-NewStore = Callable[..., Store]
-
-
-def disk(io: str, direct: bool) -> Callable[[Path], NewStore]:
-    def of(path: Path) -> NewStore:
-        def new(value_bytes: int, **options: Any) -> Store:
-            return DiskStore(path, FINGERPRINT, value_bytes, io=io, direct=direct, **options)
-
-        return new
-
-    return of
-
-
-def memory(path: Path) -> NewStore:
-    def new(value_bytes: int, **options: Any) -> Store:
-        return MemoryStore(FINGERPRINT, value_bytes, **options)
-
-    return new
-
-
-KINDS = {
-    "memory": memory,
-    "threads": disk("threads", True),
-    "threads cached": disk("threads", False),
-    "uring": disk("uring", True),
-}
-
-
-# Mooncake where test_mooncake.py has made room for it.
-MOONCAKE = ["mooncake"] if os.environ.get("KVCORE_TEST_MOONCAKE") else []
-SERVERS = ["infinistore", "redis", "valkey", *MOONCAKE]
-
-
-def on_server(kind: str, server: Any, fingerprint: bytes) -> NewStore:
-    """Stores on a server that tests share. What it holds has a rule of its own."""
-
-    def new(value_bytes: int, **options: Any) -> Store:
-        if kind == "infinistore":
-            servers = [Server(*server.address)]
-            return InfiniStoreStore(servers, fingerprint, value_bytes, stall_s=WAIT_S)
-        if kind == "mooncake":
-            return MooncakeStore(
-                server.address, fingerprint, value_bytes, client=server.client, stall_s=WAIT_S
-            )
-        return RedisStore(server.url, fingerprint, value_bytes, stall_s=WAIT_S)
-
-    return new
 
 
 @pytest.fixture(params=[*KINDS, *SERVERS])
@@ -106,44 +57,6 @@ def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NewSto
     yield new
     for store in made:
         store.close()
-
-
-def outcomes(batch: Batch) -> list[Outcome]:
-    batch.wait()
-    return [Outcome(outcome) for outcome in batch.outcomes.tolist()]
-
-
-def put(store: Store, hashes: Hashes) -> list[Outcome]:
-    """Values that follow from the hashes, from memory that nothing is aligned in."""
-    blocks = np.zeros((len(hashes) + 1, store.value_bytes + 3), np.uint8)
-    size = -(-store.value_bytes // 8) * 8
-    blocks[:-1, : store.value_bytes] = payload(hashes, size)[:, : store.value_bytes]
-    return outcomes(store.put_from(hashes, blocks, np.arange(len(hashes)), WAIT_S))
-
-
-def get(store: Store, hashes: Hashes, slab: Any = None) -> list[Outcome]:
-    """Reads them; those that came are as they were put, and nothing else was written."""
-    size = store.value_bytes
-    if slab is None:
-        slab = np.zeros((len(hashes) + 2, size + 3), np.uint8)
-    blocks = np.asarray(slab)
-    blocks[:] = 0xA5
-    places = np.arange(1, len(hashes) + 1)[::-1]
-    batch = store.get_into(hashes, slab, places, WAIT_S)
-    came = outcomes(batch)
-    expected = payload(hashes, -(-size // 8) * 8)[:, :size]
-    for i, outcome in enumerate(came):
-        if outcome == Outcome.DONE:
-            assert np.array_equal(blocks[places[i], :size], expected[i])
-    assert (blocks[[0, -1]] == 0xA5).all()
-    assert (blocks[:, size:] == 0xA5).all()
-    until = time.monotonic() + WAIT_S
-    while not batch.is_quiet():
-        assert time.monotonic() < until
-    return came
-
-
-# --- All stores ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value_bytes", [1, 64, 1000, PAGE, PAGE + 1, 3 * PAGE, 100_000])
@@ -417,346 +330,3 @@ def test_any_life(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> 
     from hypothesis.stateful import run_state_machine_as_test
 
     run_state_machine_as_test(Machine, settings=settings(max_examples=20, stateful_step_count=20))
-
-
-# --- Disk ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["threads", "uring"])
-def io(request: pytest.FixtureRequest) -> str:
-    if request.param == "uring" and not has_uring():
-        pytest.skip("this build or this kernel has no io_uring")
-    name: str = request.param
-    return name
-
-
-def new_disk(path: Path, io: str = "auto", **options: Any) -> DiskStore:
-    return DiskStore(path, FINGERPRINT, 1000, **({"max_bytes": 1 << 20, "io": io} | options))
-
-
-def value_file(path: Path) -> Path:
-    """The one that has values; the others are empty."""
-    [file] = [f for f in path.glob("values-*") if f.stat().st_size > 0]
-    return file
-
-
-@pytest.mark.parametrize("fsync", ["never", "each"])
-def test_the_next_store_in_a_directory_has_what_was_there(
-    tmp_path: Path, io: str, fsync: str
-) -> None:
-    hashes = hashes_of(range(10))
-    store = new_disk(tmp_path, io, fsync=fsync)
-    assert store.io == io
-    put(store, hashes)
-    outcomes(store.remove(hashes[3:5], WAIT_S))
-    store.close()
-    again = new_disk(tmp_path, io)
-    assert again.stats().num_values == 8
-    assert get(again, hashes) == [Outcome.DONE] * 3 + [Outcome.MISS] * 2 + [Outcome.DONE] * 5
-    again.close()
-
-
-@pytest.mark.parametrize("slots", [3, 64, 65, 500])
-def test_a_store_may_be_smaller_or_larger_than_before(tmp_path: Path, slots: int) -> None:
-    hashes = hashes_of(range(200))
-    store = new_disk(tmp_path, max_bytes=200 * 2 * PAGE)
-    put(store, hashes)
-    store.close()
-    store = new_disk(tmp_path, max_bytes=slots * 2 * PAGE)
-    assert store.stats().num_values == min(slots, 200)
-    assert get(store, hashes).count(Outcome.DONE) == min(slots, 200)
-    more = hashes_of(range(1000, 1300))
-    put(store, more)
-    assert store.stats().num_values == min(slots, 500)
-    store.close()
-    sizes = [file.stat().st_size for file in tmp_path.glob("values-*")]
-    assert sum(sizes) <= -(-slots // 64) * 64 * 2 * PAGE
-
-
-@pytest.mark.parametrize("at", [0, 8, 16, 40, 60, 120, PAGE, PAGE + 999])
-def test_a_flipped_bit_is_a_counted_miss(tmp_path: Path, io: str, at: int) -> None:
-    store = new_disk(tmp_path, io)
-    hashes = hashes_of(range(3))
-    put(store, hashes)
-    flip(value_file(tmp_path), hashes[1], at)
-    assert get(store, hashes) == [Outcome.DONE, Outcome.CORRUPT, Outcome.DONE]
-    assert get(store, hashes) == [Outcome.DONE, Outcome.MISS, Outcome.DONE]
-    assert store.stats().corrupt == 1
-    assert put(store, hashes) == [Outcome.DONE] * 3
-    assert get(store, hashes) == [Outcome.DONE] * 3
-    store.close()
-
-
-def flip(file: Path, of: npt.NDArray[np.uint8], at: int) -> None:
-    """Flips a bit of the slot whose envelope has that hash."""
-    content = file.read_bytes()
-    slot = content.index(of.tobytes()) - 32
-    with file.open("r+b") as stream:
-        stream.seek(slot + at)
-        stream.write(bytes([content[slot + at] ^ 4]))
-
-
-def test_a_value_in_the_place_of_another_is_corrupt(tmp_path: Path) -> None:
-    store = new_disk(tmp_path)
-    hashes = hashes_of(range(2))
-    put(store, hashes)
-    file = value_file(tmp_path)
-    content = file.read_bytes()
-    one, other = (content.index(h.tobytes()) - 32 for h in hashes)
-    with file.open("r+b") as stream:
-        stream.seek(one)
-        stream.write(content[other : other + 2 * PAGE])
-    assert get(store, hashes) == [Outcome.CORRUPT, Outcome.DONE]
-    store.close()
-
-
-def test_files_that_were_cut_or_emptied_are_misses(tmp_path: Path, io: str) -> None:
-    store = new_disk(tmp_path, io)
-    hashes = hashes_of(range(4))
-    put(store, hashes)
-    file = value_file(tmp_path)
-    os.truncate(file, 2 * PAGE + 100)
-    assert get(store, hashes).count(Outcome.DONE) == 1
-    assert store.stats().corrupt == 3
-    os.truncate(file, 0)
-    assert get(store, hashes).count(Outcome.CORRUPT) == 1
-    assert put(store, hashes) == [Outcome.DONE] * 4
-    assert get(store, hashes) == [Outcome.DONE] * 4
-    store.close()
-
-
-def test_a_device_without_room_fails_and_goes_on(tmp_path: Path, io: str) -> None:
-    """A limit on the size of files stands in for a full device."""
-    code = f"""
-import resource, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_stores import *
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-store = new_disk(Path({str(tmp_path)!r}), {io!r})
-put(store, hashes_of(range(4)))
-resource.setrlimit(resource.RLIMIT_FSIZE, (8 * PAGE, resource.RLIM_INFINITY))
-assert put(store, hashes_of(range(100, 104))) == [Outcome.FAILED] * 4
-assert get(store, hashes_of(range(4))) == [Outcome.DONE] * 4
-assert store.stats().failed == 4
-resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-assert put(store, hashes_of(range(100, 104))) == [Outcome.DONE] * 4
-assert get(store, hashes_of(range(100, 104))) == [Outcome.DONE] * 4
-store.close()
-"""
-    subprocess.run([*PYTHON, "-c", code], check=True, timeout=WAIT_S)
-
-
-def test_one_store_a_directory(tmp_path: Path) -> None:
-    store = new_disk(tmp_path)
-    with pytest.raises(OSError, match=r"another store has the directory .* open"):
-        new_disk(tmp_path)
-    store.close()
-    new_disk(tmp_path).close()
-
-
-def test_a_directory_is_of_one_namespace_and_size(tmp_path: Path) -> None:
-    new_disk(tmp_path).close()
-    with pytest.raises(ValueError, match="path must be a directory of a store of this namespace"):
-        DiskStore(tmp_path, bytes(16), 1000, max_bytes=1 << 20)
-    with pytest.raises(ValueError, match="value_bytes 1000"):
-        DiskStore(tmp_path, FINGERPRINT, 1001, max_bytes=1 << 20)
-    new_disk(tmp_path).close()
-
-
-@pytest.mark.parametrize("text", ["", "kvcore disk store 2\n", "\0" * 100, None])
-def test_a_manifest_of_something_else_is_an_error(tmp_path: Path, text: str | None) -> None:
-    new_disk(tmp_path).close()
-    manifest = tmp_path / "manifest"
-    manifest.write_text(manifest.read_text().replace(" 64\n", " 0\n") if text is None else text)
-    with pytest.raises(ValueError, match="path must be"):
-        new_disk(tmp_path)
-
-
-def test_random_bytes_in_the_files_are_nothing(tmp_path: Path) -> None:
-    store = new_disk(tmp_path)
-    put(store, hashes_of(range(8)))
-    store.close()
-    file = value_file(tmp_path)
-    file.write_bytes(np.random.default_rng(0).bytes(16 * PAGE))
-    store = new_disk(tmp_path)
-    assert store.stats().num_values == 0
-    assert get(store, hashes_of(range(8))) == [Outcome.MISS] * 8
-    store.close()
-
-
-@pytest.mark.parametrize("io_name", ["threads", "uring"])
-@pytest.mark.parametrize("seed", range(6))
-def test_a_kill_leaves_whole_values_only(tmp_path: Path, io_name: str, seed: int) -> None:
-    """A small store, so that slots are written over, killed at some moment; twice."""
-    if io_name == "uring" and not has_uring():
-        pytest.skip("this build or this kernel has no io_uring")
-    code = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_stores import *
-store = DiskStore({str(tmp_path)!r}, FINGERPRINT, 50_000, max_bytes=30 * 57_344, io={io_name!r})
-for i in range({seed} * 100_000, 1 << 30, 10):
-    put(store, hashes_of(range(i, i + 10)))
-    print(i, flush=True)
-"""
-    rng = np.random.default_rng(seed)
-    last = 0
-    for _ in range(2):
-        writer = subprocess.Popen([*PYTHON, "-c", code], stdout=subprocess.PIPE, text=True)
-        assert writer.stdout is not None
-        for _ in range(int(rng.integers(1, 12))):
-            last = max(last, int(writer.stdout.readline()))
-        time.sleep(float(rng.uniform(0, 0.01)))
-        writer.send_signal(signal.SIGKILL)
-        more, _ = writer.communicate()
-        last = max([last, *(int(line) for line in more.split()[:-1])])
-        store = DiskStore(tmp_path, FINGERPRINT, 50_000, max_bytes=30 * 57_344)
-        values = store.stats().num_values
-        found = 0
-        for i in range(seed * 100_000, last + 50, 10):
-            came = get(store, hashes_of(range(i, i + 10)))
-            assert set(came) <= {Outcome.DONE, Outcome.MISS}
-            found += came.count(Outcome.DONE)
-        assert found == values
-        assert values > 0
-        assert store.stats().corrupt == 0
-        store.close()
-
-
-def test_starting_reads_no_values(tmp_path: Path) -> None:
-    """An index is rebuilt from envelopes; values are verified when they are read."""
-    store = DiskStore(tmp_path, FINGERPRINT, 1 << 20, max_bytes=64 << 20)
-    hashes = hashes_of(range(40))
-    put(store, hashes)
-    store.close()
-    flip(value_file(tmp_path), hashes[7], PAGE)
-    store = DiskStore(tmp_path, FINGERPRINT, 1 << 20, max_bytes=64 << 20)
-    assert store.stats().num_values == 40
-    came = get(store, hashes)
-    assert came.index(Outcome.CORRUPT) == 7
-    assert came.count(Outcome.DONE) == 39
-    store.close()
-
-
-# --- URLs and wrong arguments -------------------------------------------------------------------
-
-
-def test_stores_by_url(tmp_path: Path) -> None:
-    store = open_store("memory:?max_bytes=1.5KiB", FINGERPRINT, 256)
-    assert isinstance(store, MemoryStore)
-    assert isinstance(store, Store)
-    assert store.stats().max_bytes == 4 * 384
-    url = f"disk:{tmp_path}/a%20b?max_bytes=1MiB&fsync=each&direct=false&depth=3&io=threads"
-    disk = open_store(url, FINGERPRINT, 256)
-    assert isinstance(disk, DiskStore)
-    assert isinstance(disk, Store)
-    assert (disk.io, disk.is_direct, disk.stats().max_bytes) == ("threads", False, 1 << 20)
-    assert (tmp_path / "a b" / "manifest").exists()
-    disk.close()
-
-
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        (
-            "tape:",
-            "url must begin with memory: or disk: or infinistore: or .* or redis: .*, got 'tape:'",
-        ),
-        ("", "url must begin with"),
-        ("disk:", "url must have a path after disk:"),
-        ("disk://host/path", "no host, got 'host'"),
-        ("disk:a#b?max_bytes=1MiB", "%23 for each '#'"),
-        ("infinistore://", "url must have servers as host:port or host:port=weight, got ''"),
-        ("infinistore://a:1,", "url must have servers as host:port or host:port=weight, got ''"),
-        ("infinistore://a:b", "url must have servers"),
-        ("infinistore://127.0.0.1:0", "port must be from 1 to 65535, got 0"),
-        ("infinistore://127.0.0.1/x", "url must have no path after its servers, got '/x'"),
-        ("infinistore://127.0.0.1?stall_s=x", "stall_s must be a number, got 'x'"),
-        ("infinistore://127.0.0.1?max_bytes=1", "url must have options of chunk_blocks, .* 'max_b"),
-        ("memory:path", "url must have no path after memory:"),
-        ("memory:?max_byte=1", "url must have options of max_bytes for memory:, got 'max_byte'"),
-        ("memory:?max_bytes=1e9", "max_bytes must be bytes, as 4096"),
-        ("memory:?max_bytes=", "max_bytes must be bytes"),
-        ("memory:?max_bytes=1MB", "max_bytes must be bytes"),
-        ("memory:?max_bytes=100", "max_bytes must be 228 at least"),
-        ("disk:x?depth=-1", "depth must be a whole number"),
-        ("disk:x?direct=yes", "direct must be true or false"),
-        (5, "url must be a str, got int"),
-    ],
-)
-def test_wrong_urls(url: Any, message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=message):
-        open_store(url, FINGERPRINT, 100)
-    assert not Path("x").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"fingerprint": b"short"}, "fingerprint must be 16 bytes"),
-        ({"fingerprint": "x" * 16}, "fingerprint must be 16 bytes"),
-        ({"value_bytes": 0}, "value_bytes must be"),
-        ({"value_bytes": 2**31 + 1}, "value_bytes must be"),
-        ({"value_bytes": 2**31 - 8191, "max_bytes": 1 << 32}, "value_bytes must be at most 21474"),
-        ({"max_bytes": 100}, "max_bytes must be 8192 at least, which one value takes, got 100"),
-        ({"max_bytes": 0}, "max_bytes must be"),
-        ({"fsync": "often"}, "fsync must be 'never' or 'each', got 'often'"),
-        ({"depth": 0}, "depth must be"),
-        ({"depth": 257}, "depth must be"),
-        ({"io": "aio"}, "io must be 'auto', 'uring' or 'threads'"),
-    ],
-)
-def test_wrong_disks(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    arguments = {"fingerprint": FINGERPRINT, "value_bytes": 100, "max_bytes": 1 << 20} | change
-    fingerprint, value_bytes = arguments.pop("fingerprint"), arguments.pop("value_bytes")
-    with pytest.raises((TypeError, ValueError), match=message):
-        DiskStore(tmp_path / "store", fingerprint, value_bytes, **arguments)
-
-
-def test_a_directory_grows_to_a_number_of_files(tmp_path: Path) -> None:
-    new_disk(tmp_path).close()
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(ValueError, match=r"max_bytes must be at most .* which was made for less"):
-        new_disk(tmp_path, max_bytes=1 << 40)
-    assert sorted(tmp_path.iterdir()) == before
-
-
-FORKED = """
-import os, sys, time
-from kvcore import HostSlab, KVCache, Namespace
-from kvcore.stores import DiskStore, MemoryStore
-
-def disk():
-    return DiskStore(sys.argv[1], Namespace("test").fingerprint, 100, max_bytes=1 << 20)
-
-for make in (
-    disk,
-    lambda: MemoryStore(Namespace("test").fingerprint, 100, max_bytes=1 << 20),
-    lambda: KVCache(HostSlab(4, 4096)),
-):
-    made = make()
-    if os.fork() == 0:
-        del made
-        os._exit(0)
-    assert os.wait()[1] == 0
-    made.close()
-
-store = disk()
-end, other_end = os.pipe()
-if os.fork() == 0:
-    os.close(other_end)
-    os.read(end, 1)
-    os._exit(0)
-store.close()
-disk().close()
-"""
-
-
-def test_a_forked_child_ends_and_holds_nothing(tmp_path: Path) -> None:
-    subprocess.run([*PYTHON, "-c", FORKED, str(tmp_path)], check=True, timeout=60)
-
-
-def test_a_path_that_is_no_directory_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="cannot make the directory"):
-        new_disk(tmp_path / "file")

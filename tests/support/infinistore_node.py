@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import time
 from typing import Any
 
 import numpy as np
 from models.chains import Hashes
 
-from kvcore.stores import Batch, InfiniStoreStore, Outcome, Server
+from kvcore.stores import InfiniStoreStore, Outcome, Server
 from kvcore.verify import payload
+from support.batches import WAIT_S, outcomes, wait_quiet
 
 BLOCK_BYTES = 4096
-WAIT_S = 30.0
 
 
 class Node:
@@ -64,20 +62,3 @@ class Node:
 
     def match(self, hashes: Hashes) -> int:
         return self.store.match(hashes, positions=np.arange(len(hashes)))
-
-
-def outcomes(batch: Batch) -> list[Outcome]:
-    batch.wait()
-    return [Outcome(outcome) for outcome in batch.outcomes.tolist()]
-
-
-def wait_quiet(batch: Batch) -> None:
-    until = time.monotonic() + WAIT_S
-    while not batch.is_quiet():
-        assert time.monotonic() < until
-        time.sleep(0.001)
-
-
-def chain(num_blocks: int) -> Hashes:
-    """Hashes that nobody else has."""
-    return np.frombuffer(os.urandom(16 * num_blocks), np.uint8).reshape(-1, 16).copy()

@@ -3,7 +3,8 @@
 from planted.bug import Bug
 
 _FILES = "csrc/bindings/*"
-_UNIT = "test_prefix_cache.py"
+_ARGUMENTS = "test_prefix_cache_arguments.py"
+_RESERVATIONS = "test_reservations.py"
 
 BUGS = [
     Bug(
@@ -12,7 +13,7 @@ BUGS = [
         files=_FILES,
         find="view.ndim != 2 || view.shape[1] != sizeof(BlockHash) ||",
         replace="view.ndim != 2 ||",
-        tests=f"{_UNIT} -k bad_hashes",
+        tests=f"{_ARGUMENTS} -k bad_hashes",
     ),
     Bug(
         name="arguments-hashes-of-any-type",
@@ -20,7 +21,7 @@ BUGS = [
         files=_FILES,
         find="view.itemsize != 1 ||\n      !format.ends_with('B')) {",
         replace="view.itemsize != 1) {",
-        tests=f"{_UNIT} -k bad_hashes",
+        tests=f"{_ARGUMENTS} -k bad_hashes",
     ),
     Bug(
         name="arguments-strided-hashes",
@@ -28,7 +29,7 @@ BUGS = [
         files=_FILES,
         find="PyBUF_C_CONTIGUOUS | PyBUF_FORMAT",
         replace="PyBUF_STRIDES | PyBUF_FORMAT",
-        tests=f"{_UNIT} -k bad_hashes",
+        tests=f"{_ARGUMENTS} -k bad_hashes",
     ),
     Bug(
         name="arguments-bools-are-numbers",
@@ -36,7 +37,7 @@ BUGS = [
         files=_FILES,
         find="if (PyBool_Check(object.ptr()) || !PyIndex_Check(object.ptr())) throw",
         replace="if (!PyIndex_Check(object.ptr())) throw",
-        tests=f"{_UNIT} -k bad_num_blocks",
+        tests=f"{_ARGUMENTS} -k bad_num_blocks",
     ),
     Bug(
         name="arguments-integers-wrap",
@@ -44,7 +45,7 @@ BUGS = [
         files=_FILES,
         find="if (overflow != 0 || value < low || value > high) throw",
         replace="if (value > high) throw",
-        tests=f"{_UNIT} -k 'bad_num_blocks or bad_commits or bad_output'",
+        tests=f"{_ARGUMENTS} -k 'bad_num_blocks or bad_commits or bad_output'",
     ),
     Bug(
         name="arguments-none-is-a-request",
@@ -52,7 +53,7 @@ BUGS = [
         files=_FILES,
         find="if (py::isinstance<RequestInfo>(object)) return",
         replace="if (object.is_none() || py::isinstance<RequestInfo>(object)) return",
-        tests=f"{_UNIT} -k finish_needs",
+        tests=f"{_ARGUMENTS} -k finish_needs",
     ),
     Bug(
         name="handles-views-do-not-keep-alive",
@@ -62,7 +63,7 @@ BUGS = [
         "            return borrowed_array<uint32_t>(ids.data(), ids.size(), self);",
         replace="            const auto& ids = self.cast<const Lease&>().block_ids();\n"
         "            return borrowed_array<uint32_t>(ids.data(), ids.size(), py::none());",
-        tests=f"{_UNIT} -k 'an_array_holds or stay_valid'",
+        tests="test_block_lifetimes.py -k 'an_array_holds or stay_valid'",
     ),
     Bug(
         name="handles-with-block-commits",
@@ -70,7 +71,7 @@ BUGS = [
         files=_FILES,
         find="[](Reservation& self, const py::args&) { self.abort(); })",
         replace="[](Reservation&, const py::args&) {})",
-        tests=f"{_UNIT} -k with_block",
+        tests=f"{_RESERVATIONS} -k with_block",
     ),
     Bug(
         name="handles-states-are-shifted",
@@ -80,7 +81,7 @@ BUGS = [
         '      .value("BYPASSED", BlockState::kBypassed)',
         replace='.value("IN_FLIGHT", BlockState::kBypassed)\n'
         '      .value("BYPASSED", BlockState::kInFlight)',
-        tests=f"{_UNIT} -k int_enum",
+        tests=f"{_RESERVATIONS} -k int_enum",
     ),
     Bug(
         name="handles-abort-is-not-told",
@@ -88,7 +89,7 @@ BUGS = [
         files=_FILES,
         find="if (!reservation.is_open()) {",
         replace="if (false) {",
-        tests=f"{_UNIT} -k committing_after",
+        tests=f"{_RESERVATIONS} -k committing_after",
     ),
     Bug(
         name="waiting-lets-python-unwind",

@@ -5,6 +5,7 @@ from planted.bug import Bug
 _FILES = "csrc/cache/*"
 _LIVES = 'test_prefix_cache_stateful.py -k "random_lives and -lru]"'
 _UNIT = "test_prefix_cache.py"
+_RESERVATIONS = "test_reservations.py"
 
 BUGS = [
     Bug(
@@ -13,7 +14,7 @@ BUGS = [
         files=_FILES,
         find="    matched += visible;\n    if (visible < table_[id].length) return matched;",
         replace="    matched += blocks;\n    if (blocks < table_[id].length) return matched;",
-        tests=f"{_UNIT} -k found_once",
+        tests=f"{_RESERVATIONS} -k found_once",
     ),
     Bug(
         name="cache-lease-holds-nothing",
@@ -45,7 +46,7 @@ BUGS = [
         files=_FILES,
         find="  hold(deepest);\n  const Use use",
         replace="  hold(kRootSpan);\n  const Use use",
-        tests=f"{_UNIT} -k chain_itself",
+        tests=f"{_RESERVATIONS} -k chain_itself",
     ),
     Bug(
         name="cache-evicts-what-fits-anyway",
@@ -74,7 +75,7 @@ BUGS = [
                                      hashes.rend());""",
         replace="""hashes.begin(),
                                      hashes.end());""",
-        tests=f"{_UNIT} -k descendants",
+        tests=f"{_RESERVATIONS} -k descendants",
     ),
     Bug(
         name="cache-evicts-for-the-bypassed",
@@ -98,7 +99,7 @@ BUGS = [
         files=_FILES,
         find="std::fill_n(state, taken, BlockState::kNew);",
         replace="std::fill_n(state, missing.size(), BlockState::kNew);",
-        tests=f"{_UNIT} -k first_that_fit",
+        tests=f"{_RESERVATIONS} -k first_that_fit",
     ),
     Bug(
         name="cache-adopts-without-a-hold",
@@ -154,7 +155,7 @@ BUGS = [
         files=_FILES,
         find="std::min<size_t>(count - std::min(count, begin), span.length));",
         replace="std::min<size_t>(count + 1 - std::min(count, begin), span.length));",
-        tests=f"{_UNIT} -k committed_in_parts",
+        tests=f"{_RESERVATIONS} -k committed_in_parts",
     ),
     Bug(
         name="cache-commit-takes-back",
@@ -162,7 +163,7 @@ BUGS = [
         files=_FILES,
         find="if (!open_ || count < committed_ || count > block_ids_.size()) return false;",
         replace="if (!open_ || count > block_ids_.size()) return false;",
-        tests=f"{_UNIT} -k committing_fewer",
+        tests=f"{_RESERVATIONS} -k committing_fewer",
     ),
     Bug(
         name="cache-commit-keeps-the-writers-hold",
@@ -178,7 +179,7 @@ BUGS = [
         files=_FILES,
         find="  free_ids_.give_back(table_.block_ids(id).last(blocks));\n",
         replace="",
-        tests=f"{_UNIT} -k abort",
+        tests=f"{_RESERVATIONS} -k abort",
     ),
     Bug(
         name="cache-abort-gives-back-what-is-committed",
@@ -195,7 +196,7 @@ BUGS = [
         find="begin > committed_; ++piece) {\n"
         "    size_t left = std::min<size_t>(begin - committed_, piece->blocks);",
         replace="begin > 0; ++piece) {\n    size_t left = piece->blocks;",
-        tests=f"{_UNIT} -k abort",
+        tests=f"{_RESERVATIONS} -k abort",
     ),
     Bug(
         name="cache-abort-drops-what-is-below",
@@ -203,7 +204,7 @@ BUGS = [
         files=_FILES,
         find="bool needed = table_[id].holds > 1;",
         replace="bool needed = table_[id].holds > 2;",
-        tests=f"{_UNIT} -k 'gave_up or give_up'",
+        tests=f"{_RESERVATIONS} -k 'gave_up or give_up'",
     ),
     Bug(
         name="cache-time-goes-back",
@@ -227,7 +228,7 @@ BUGS = [
         files=_FILES,
         find="for (BlockId& id : ids.subspan(reused)) id = BlockId{fresh_++};",
         replace="for (BlockId& id : ids.subspan(reused)) id = BlockId{fresh_};",
-        tests=f"{_UNIT} -k reserve",
+        tests=f"{_RESERVATIONS} -k reserve",
     ),
     Bug(
         name="pool-takes-the-same-again",

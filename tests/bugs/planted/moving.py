@@ -24,7 +24,7 @@ BUGS = [
         files=_OPERATIONS,
         find="if not self._batch.is_quiet():\n            return False\n        self._reservation",
         replace="self._reservation",
-        tests="test_kvcache.py::test_memory_that_a_late_store_may_still_write_is_nobodys",
+        tests="test_slow_store.py::test_memory_that_a_late_store_may_still_write_is_nobodys",
     ),
     Bug(
         name="moving-dirty-blocks-may-leave",
@@ -32,7 +32,7 @@ BUGS = [
         files=_CACHE,
         find="self._follow(write)",
         replace="self._follow(write); lease.release()",
-        tests="test_kvcache.py::test_dirty_blocks_stay_and_no_more_than_allowed_wait",
+        tests="test_slow_store.py::test_dirty_blocks_stay_and_no_more_than_allowed_wait",
     ),
     Bug(
         name="moving-a-gap-is-committed",
@@ -48,7 +48,7 @@ BUGS = [
         files=_CACHE,
         find="held = lease.share()",
         replace="held = lease",
-        tests="test_kvcache.py::test_a_load_from_a_lease_that_was_released_is_refused",
+        tests="test_kvcache_arguments.py::test_a_load_from_a_lease_that_was_released_is_refused",
     ),
     Bug(
         name="moving-loads-do-not-pin",
@@ -96,7 +96,7 @@ BUGS = [
         files="csrc/store/envelope.cpp",
         find=" && note->payload_checksum == checksum_of(payload);",
         replace=";",
-        tests="test_stores.py::test_a_flipped_bit_is_a_counted_miss",
+        tests="test_disk_store.py::test_a_flipped_bit_is_a_counted_miss",
     ),
     Bug(
         name="moving-envelope-of-another-block",
@@ -104,7 +104,7 @@ BUGS = [
         files="csrc/store/envelope.cpp",
         find="note->hash == hash && ",
         replace="",
-        tests="test_stores.py::test_a_value_in_the_place_of_another_is_corrupt",
+        tests="test_disk_store.py::test_a_value_in_the_place_of_another_is_corrupt",
     ),
     Bug(
         name="moving-slots-are-not-wiped",
@@ -216,7 +216,7 @@ BUGS = [
         files=_CACHE,
         find="lease = self._cache.retain(hashes[: positions[-1] + 1])",
         replace="lease = self._cache.retain(hashes)",
-        tests="test_kvcache.py::test_only_what_is_to_be_written_is_held",
+        tests="test_slow_store.py::test_only_what_is_to_be_written_is_held",
     ),
     Bug(
         name="moving-late-corrupt-read-removes-what-came-after",
