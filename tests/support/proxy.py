@@ -177,6 +177,8 @@ class _Link:
         part: bytes | None = b"-"
         while part and not self._ended.is_set():
             try:
+                # Else the server waits for an acknowledgement that its client may have sent.
+                source.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
                 part = source.recv(_PART_BYTES)
             except OSError:
                 part = None
