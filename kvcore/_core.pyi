@@ -477,6 +477,7 @@ class RemoteStoreCore(StoreCore):
         patience_s: float,
         max_queued_bytes: int,
         max_queue_delay_s: float,
+        line_command: list[str] | None,
     ) -> None: ...
     def set_servers(
         self, servers: Sequence[tuple[str, str, int]], placement: Placement

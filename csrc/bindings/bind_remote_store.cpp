@@ -10,8 +10,10 @@
 #include "bindings/placement_argument.h"
 #include "bindings/register.h"
 #include "bindings/waiting.h"
+#include "store/remote/connection.h"
+#include "store/remote/line_transport.h"
+#include "store/remote/process_line.h"
 #include "store/remote/remote_store.h"
-#include "store/remote/tcp_transport.h"
 
 namespace kvcore::bindings {
 namespace {
@@ -25,13 +27,19 @@ Clock::duration seconds_argument(py::handle object, const char* argument) {
   return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
 }
 
-std::shared_ptr<RemoteStore> new_tcp_store(py::handle scope, py::handle block_bytes,
-                                           py::handle chunk_blocks, py::handle replicas,
-                                           py::handle connections, py::handle stall_s,
-                                           py::handle first_probe_s, py::handle last_probe_s,
-                                           py::handle record_age_s, py::handle patience_s,
-                                           py::handle max_queued_bytes,
-                                           py::handle max_queue_delay_s) {
+// A process for each line, or TCP where there is no command.
+MakeLine lines_argument(py::handle object) {
+  if (object.is_none()) return tcp_lines();
+  return process_lines(object.cast<std::vector<std::string>>());
+}
+
+std::shared_ptr<RemoteStore> new_store(py::handle scope, py::handle block_bytes,
+                                       py::handle chunk_blocks, py::handle replicas,
+                                       py::handle connections, py::handle stall_s,
+                                       py::handle first_probe_s, py::handle last_probe_s,
+                                       py::handle record_age_s, py::handle patience_s,
+                                       py::handle max_queued_bytes, py::handle max_queue_delay_s,
+                                       py::handle line_command) {
   const RemoteOptions options{
       .scope = fingerprint_argument(scope),
       .block_bytes =
@@ -45,14 +53,16 @@ std::shared_ptr<RemoteStore> new_tcp_store(py::handle scope, py::handle block_by
       .record_age = seconds_argument(record_age_s, "record_age_s"),
       .patience = seconds_argument(patience_s, "patience_s"),
   };
-  const TcpOptions tcp{
+  const ServerOptions server{
       .connections = static_cast<uint32_t>(integer_argument(connections, "connections", 1, 64)),
       .stall = seconds_argument(stall_s, "stall_s"),
       .first_probe = seconds_argument(first_probe_s, "first_probe_s"),
       .last_probe = seconds_argument(last_probe_s, "last_probe_s"),
   };
+  MakeLine make_line = lines_argument(line_command);
   const Waiting waiting;
-  return std::make_shared<RemoteStore>(options, std::make_unique<TcpTransport>(tcp));
+  return std::make_shared<RemoteStore>(
+      options, std::make_unique<LineTransport>(std::move(make_line), server));
 }
 
 using ServerTuple = std::tuple<std::string, std::string, uint16_t>;
@@ -91,10 +101,11 @@ void register_remote_stores(py::module_& module) {
       .def_readonly("latency_us", &ServerStats::latency_us);
   py::class_<RemoteStore, Store, std::shared_ptr<RemoteStore>>(
       module, "RemoteStoreCore", py::release_gil_before_calling_cpp_dtor())
-      .def(py::init(&new_tcp_store), py::kw_only(), py::arg("scope"), py::arg("value_bytes"),
+      .def(py::init(&new_store), py::kw_only(), py::arg("scope"), py::arg("value_bytes"),
            py::arg("chunk_blocks"), py::arg("replicas"), py::arg("connections"), py::arg("stall_s"),
            py::arg("first_probe_s"), py::arg("last_probe_s"), py::arg("record_age_s"),
-           py::arg("patience_s"), py::arg("max_queued_bytes"), py::arg("max_queue_delay_s"))
+           py::arg("patience_s"), py::arg("max_queued_bytes"), py::arg("max_queue_delay_s"),
+           py::arg("line_command"))
       .def("set_servers", &set_servers, py::arg("servers"), py::arg("placement"))
       .def("server_stats", [](const RemoteStore& self) {
         std::map<std::string, ServerStats> stats;

@@ -20,7 +20,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-import infinistore  # type: ignore[import-not-found]  # in that process alone
+import infinistore  # in that process alone
 import numpy as np
 
 

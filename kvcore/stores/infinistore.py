@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from kvcore._core import RemoteStoreCore, ServerStats
 from kvcore.cluster import Members, Server, Source, StaticSource, Watcher
 from kvcore.stores.core import CoreStore
+from kvcore.stores.rdma import line_command
 
 _WASTE = 0.05
 _MOST_CHUNK_BYTES = 16 << 20
@@ -51,7 +52,7 @@ def chunk_blocks_for(value_bytes: int, granule_bytes: int) -> int:
 
 
 class InfiniStoreStore(CoreStore):
-    """A store on InfiniStore servers, over TCP.
+    """A store on InfiniStore servers, over TCP or RDMA.
 
     Neighbouring blocks of a chain are kept as one value. What another process wrote is found by
     asking: `match` tells what this process knows, `contains` asks the servers, and then `match`
@@ -74,7 +75,8 @@ class InfiniStoreStore(CoreStore):
     replicas : int
         Servers that keep each value.
     connections : int
-        To each server.
+        To each server. Each over RDMA is a process, and 0.5 GB of locked memory there and on the
+        server.
     stall_s : float
         A server that has requests and says nothing for so long is given up.
     first_probe_s, last_probe_s : float
@@ -87,13 +89,22 @@ class InfiniStoreStore(CoreStore):
         What may wait to be written. What is above is not written.
     max_queue_delay_s : float
         What would wait longer, by the speed of late, is not written.
+    transport : {"tcp", "rdma", "auto"}
+        RDMA needs ``kvcore[infinistore]``, and servers of IPv4 addresses; "auto" is RDMA where that
+        is installed and this machine has a device. See docs/data_plane.md.
+    rdma_python : str, optional
+        A Python that has the package, where this one has not.
+    rdma_device : str, optional
+        As "mlx5_1", or "mlx5_1:2" for its second port; by default the first device.
 
     Raises
     ------
     TypeError, ValueError
         An argument has the wrong type or is not allowed; the message names it.
+    ImportError
+        RDMA is asked for, and its package is missing.
     OSError
-        A server's name has no address.
+        A server's name has no address, or the system has no descriptors of processes (Linux 5.4).
     """
 
     def __init__(
@@ -113,6 +124,9 @@ class InfiniStoreStore(CoreStore):
         patience_s: float = 0.02,
         max_queued_bytes: int = 256 << 20,
         max_queue_delay_s: float = 2.0,
+        transport: str = "tcp",
+        rdma_python: str | None = None,
+        rdma_device: str | None = None,
     ) -> None:
         if chunk_blocks is None:
             chunk_blocks = chunk_blocks_for(value_bytes, granule_bytes)
@@ -132,6 +146,7 @@ class InfiniStoreStore(CoreStore):
             patience_s=patience_s,
             max_queued_bytes=max_queued_bytes,
             max_queue_delay_s=max_queue_delay_s,
+            line_command=line_command(transport, rdma_python, rdma_device),
         )
         self._chunk_blocks = chunk_blocks
         self._watcher: Watcher | None = None

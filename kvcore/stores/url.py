@@ -150,6 +150,9 @@ _CLUSTER_OPTIONS: dict[str, Callable[[str, str], Any]] = {
     "max_queued_bytes": parse_size,
     "max_queue_delay_s": _number,
     "refresh_s": _number,
+    "transport": _text,
+    "rdma_python": _text,
+    "rdma_device": _text,
 }
 _REDIS = _Scheme(
     {

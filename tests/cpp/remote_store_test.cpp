@@ -12,8 +12,9 @@
 #include <thread>
 
 #include "doctest/doctest.h"
+#include "store/remote/connection.h"
+#include "store/remote/line_transport.h"
 #include "store/remote/rendezvous.h"
-#include "store/remote/tcp_transport.h"
 
 namespace kvcore {
 namespace {
@@ -151,11 +152,12 @@ std::unique_ptr<RemoteStore> new_store(const std::vector<const SmallServer*>& se
                                        uint32_t replicas) {
   RemoteOptions options{.scope = {7}, .block_bytes = kBlockBytes, .chunk_blocks = 8};
   options.replicas = replicas;
-  TcpOptions tcp;
+  ServerOptions tcp;
   tcp.stall = 5s;
   tcp.first_probe = 1ms;
   tcp.last_probe = 2ms;
-  auto store = std::make_unique<RemoteStore>(options, std::make_unique<TcpTransport>(tcp));
+  auto store =
+      std::make_unique<RemoteStore>(options, std::make_unique<LineTransport>(tcp_lines(), tcp));
   std::vector<NamedServer> named;
   std::vector<Rendezvous::Server> weighted;
   for (const SmallServer* server : servers) {

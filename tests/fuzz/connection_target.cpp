@@ -156,11 +156,17 @@ class Listener {
     // Without a path, the kernel finds a name.
     KV_CHECK(bind(socket_.fd(), reinterpret_cast<const sockaddr*>(&any), sizeof(sa_family_t)) == 0);
     KV_CHECK(listen(socket_.fd(), 4) == 0);
-    bytes_ = sizeof(address_);
-    KV_CHECK(getsockname(socket_.fd(), reinterpret_cast<sockaddr*>(&address_), &bytes_) == 0);
+    address_.bytes = sizeof(address_.storage);
+    auto* address = reinterpret_cast<sockaddr*>(&address_.storage);
+    KV_CHECK(getsockname(socket_.fd(), address, &address_.bytes) == 0);
   }
+  static Listener& only() {
+    static Listener listener;
+    return listener;
+  }
+  const ServerAddress& address() const { return address_; }
   File connect(Connection& connection) {
-    connection.open(reinterpret_cast<const sockaddr*>(&address_), bytes_);
+    connection.open();
     KV_CHECK(connection.state() == State::kIdle);
     File peer(accept4(socket_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     KV_CHECK(peer.is_open());
@@ -169,8 +175,7 @@ class Listener {
 
  private:
   File socket_;
-  sockaddr_un address_{};
-  socklen_t bytes_ = 0;
+  ServerAddress address_{"127.0.0.1", 0};
 };
 
 size_t unread_bytes(const File& socket) {
@@ -274,8 +279,7 @@ class Session {
   }
 
   void open() {
-    static Listener listener;
-    peer_ = listener.connect(connection_);
+    peer_ = Listener::only().connect(connection_);
     const int least = 1;  // so that sending a value takes several turns
     setsockopt(connection_.fd(), SOL_SOCKET, SO_SNDBUF, &least, sizeof(least));
     said_.clear();
@@ -465,7 +469,7 @@ class Session {
   }
 
   Input in_;
-  Connection connection_;
+  Connection connection_{Listener::only().address()};
   File peer_;
   std::string said_;      // by the server, on this connection
   size_t answer_at_ = 0;  // of that, the answer to what is asked

@@ -17,9 +17,10 @@
 #include <vector>
 
 #include "common/check.h"
+#include "store/remote/connection.h"
+#include "store/remote/line_transport.h"
 #include "store/remote/remote_store.h"
 #include "store/remote/rendezvous.h"
-#include "store/remote/tcp_transport.h"
 
 namespace kvcore {
 namespace {
@@ -172,9 +173,10 @@ class Nodes {
                                 .replicas = 2,
                                 .record_age = 5s,
                                 .patience = 50ms};
-    const TcpOptions tcp{
+    const ServerOptions tcp{
         .connections = 3, .stall = 300ms, .first_probe = 50ms, .last_probe = 500ms};
-    return std::make_shared<RemoteStore>(options, std::make_unique<TcpTransport>(tcp));
+    return std::make_shared<RemoteStore>(options,
+                                         std::make_unique<LineTransport>(tcp_lines(), tcp));
   }
 
   const std::vector<std::string> servers_;

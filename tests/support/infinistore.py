@@ -41,6 +41,16 @@ class Installation:
             "LD_PRELOAD": f"{self.preloads}/hostfix.so:{self.preloads}/fence.so",
         }
 
+    def write_rdma_python(self, path: Path) -> str:
+        """Make a Python for clients over RDMA, with the emulated card; returns its path."""
+        python = self.venv / "bin" / "python"
+        path.write_text(
+            "#!/bin/sh\nunset PYTHONPATH PYTHONHOME\n"
+            f'LD_LIBRARY_PATH="{self.preloads}" exec "{python}" "$@"\n'
+        )
+        path.chmod(0o755)
+        return str(path)
+
 
 class NotInstallableError(Exception):
     """This machine cannot run the server; says why."""

@@ -21,6 +21,8 @@ constexpr size_t kReceiveBytes = 256 << 10;
 constexpr size_t kSendBytes = 4 << 20;
 constexpr int kReceivesATurn = 8;
 constexpr size_t kMaxPlaces = 1024;  // IOV_MAX
+// A server that has not sent what it owes for so long is another one now, or none.
+constexpr std::chrono::seconds kLongestDrain{10};
 
 void set(int fd, int level, int option, int value) {
   setsockopt(fd, level, option, &value, sizeof(value));
@@ -28,13 +30,18 @@ void set(int fd, int level, int option, int value) {
 
 }  // namespace
 
-void Connection::open(const sockaddr* address, uint32_t address_bytes) {
+MakeLine tcp_lines() {
+  return [](const ServerAddress& address) { return std::make_unique<Connection>(address); };
+}
+
+void Connection::open() {
   KV_CHECK(state_ == State::kClosed);
   last_progress_ = Clock::now();
-  socket_ = File(socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  socket_ = File(socket(address_.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!socket_.is_open()) return;
   set(fd(), IPPROTO_TCP, TCP_NODELAY, 1);
-  const int result = connect(fd(), address, address_bytes);
+  const int result =
+      connect(fd(), reinterpret_cast<const sockaddr*>(&address_.storage), address_.bytes);
   if (result == 0) {
     state_ = State::kIdle;
   } else if (errno == EINPROGRESS) {
@@ -47,6 +54,10 @@ void Connection::open(const sockaddr* address, uint32_t address_bytes) {
 void Connection::close() {
   socket_ = File();
   state_ = State::kClosed;
+}
+
+void Connection::retire() {
+  if (state_ != State::kDraining) close();
 }
 
 Request Connection::abandon() {
@@ -82,6 +93,7 @@ void Connection::start(Request request) {
 uint32_t Connection::wanted_events() const noexcept {
   switch (state_) {
     case State::kClosed:
+    case State::kEnding:
       return 0;
     case State::kConnecting:
       return EPOLLOUT;
@@ -95,7 +107,15 @@ uint32_t Connection::wanted_events() const noexcept {
   return is_sent() ? EPOLLIN : EPOLLIN | EPOLLOUT;
 }
 
-std::optional<Connection::Finished> Connection::on_ready(uint32_t events) {
+bool Connection::waits_for_server() const noexcept {
+  return state_ == State::kConnecting || state_ == State::kBusy || state_ == State::kDraining;
+}
+
+Clock::time_point Connection::latest_end() const noexcept {
+  return state_ == State::kDraining ? last_progress_ + kLongestDrain : Clock::time_point::max();
+}
+
+std::optional<Line::Finished> Connection::on_ready(uint32_t events) {
   if (state_ == State::kConnecting) {
     int error = 0;
     socklen_t bytes = sizeof(error);
@@ -260,7 +280,7 @@ void Connection::acknowledge_quickly() {
   set(fd(), IPPROTO_TCP, TCP_QUICKACK, 1);
 }
 
-std::optional<Connection::Finished> Connection::finish(Reply reply) {
+std::optional<Line::Finished> Connection::finish(Reply reply) {
   if (reply.answer == Answer::kDone) {
     if (!is_sent()) return fail();  // to a request that it had not
     reply.checksum = checksum_.value();
@@ -272,7 +292,7 @@ std::optional<Connection::Finished> Connection::finish(Reply reply) {
 }
 
 // The answer makes no sense, or there is none any more.
-std::optional<Connection::Finished> Connection::fail() {
+std::optional<Line::Finished> Connection::fail() {
   Finished finished{.request = {}, .reply = {.answer = Answer::kFailed}};
   if (state_ == State::kClosed) {
     finished.request = *std::exchange(request_, std::nullopt);

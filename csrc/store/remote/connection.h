@@ -8,52 +8,40 @@
 
 #include "common/file.h"
 #include "store/checksum.h"
+#include "store/remote/line.h"
 #include "store/remote/wire.h"
-
-struct sockaddr;
 
 namespace kvcore {
 
-// One connection to an InfiniStore server, and the request that is under way on it: one at a time,
-// since a second get would send the server round for ever. Never waits. A value goes straight to
-// where it is wanted, and its checksum is taken while it is in the core's cache.
+// A connection to an InfiniStore server over TCP. A second request would send the server round for
+// ever. A value goes straight to where it is wanted, and its checksum is taken while it is in the
+// core's cache.
 //
 // The server aborts when a client closes a connection while an answer is on its way. So whoever
 // does not want to wait any more abandons the request: its memory is free at once, and the
-// connection reads on, to nowhere, until the answer has come. Used by one thread.
-class Connection {
+// connection reads on, to nowhere, until the answer has come.
+class Connection final : public Line {
  public:
-  enum class State : uint8_t { kClosed, kConnecting, kIdle, kBusy, kDraining };
+  explicit Connection(const ServerAddress& address) : address_(address) {}
 
-  // Begins to connect; kClosed where that fails at once.
-  void open(const sockaddr* address, uint32_t address_bytes);
-  // No request may be under way, or the server be gone.
-  void close();
-  // The end of the process closes it.
-  void leave_open() { socket_.release(); }
-  // kBusy only: gives back the request, whose memory is free. Idle after that, or draining.
-  Request abandon();
+  void open() override;
+  void start(Request request) override;
+  // Idle after that, or draining.
+  Request abandon() override;
+  void close() override;
+  void retire() override;
+  void leave_open() override { socket_.release(); }
+  // Reads at most so much that others get a turn. Idle or busy after that, or where the answer
+  // makes no sense, closed or draining.
+  std::optional<Finished> on_ready(uint32_t events) override;
 
-  // kIdle only. The request must be sendable; begins with the next on_ready() for writing.
-  void start(Request request);
-
-  // What became of a request when its time came: the connection is idle again, or closed where the
-  // answer was none.
-  struct Finished {
-    Request request;
-    Reply reply;
-  };
-
-  // The socket can be read or written, or is broken. Reads at most so much that others get a turn.
-  // Where an answer makes no sense, the connection is closed or drains.
-  std::optional<Finished> on_ready(uint32_t events);
-
-  State state() const noexcept { return state_; }
-  int fd() const noexcept { return socket_.fd(); }
-  // What epoll is to wait for.
-  uint32_t wanted_events() const noexcept;
-  const Request& request() const { return *request_; }
-  Clock::time_point last_progress() const noexcept { return last_progress_; }
+  State state() const noexcept override { return state_; }
+  int fd() const noexcept override { return socket_.fd(); }
+  uint32_t wanted_events() const noexcept override;
+  const Request& request() const override { return *request_; }
+  bool waits_for_server() const noexcept override;
+  Clock::time_point last_progress() const noexcept override { return last_progress_; }
+  Clock::time_point latest_end() const noexcept override;
 
  private:
   enum class Step : uint8_t { kGoOn, kBlocked, kBroken };
@@ -69,6 +57,7 @@ class Connection {
   void rest_of_value(uint64_t skip, size_t limit);
   void take_checksum(size_t head_bytes, size_t bytes);
 
+  const ServerAddress address_;
   File socket_;
   State state_ = State::kClosed;
   Clock::time_point last_progress_{};
@@ -85,5 +74,8 @@ class Connection {
   RunningChecksum checksum_;
   std::vector<iovec> places_;  // of the last call to the kernel
 };
+
+// Makes lines of TCP.
+MakeLine tcp_lines();
 
 }  // namespace kvcore

@@ -4,7 +4,7 @@ from planted.bug import Bug
 
 _WALK = "csrc/store/remote/remote_walk.cpp"
 _SAVE = "csrc/store/remote/remote_save.cpp"
-_SERVER = "csrc/store/remote/tcp_server.cpp"
+_SERVER = "csrc/store/remote/server_queue.cpp"
 _CONNECTION = "csrc/store/remote/connection.cpp"
 _SHARING = "test_infinistore.py::"
 _HAZARDS = "test_infinistore_hazards.py::"
@@ -32,9 +32,8 @@ BUGS = [
         name="remote-late-requests-are-cut-off",
         why="a server that still owes an answer aborts when its client closes the connection",
         files=_SERVER,
-        find="  Request request = line.connection.abandon();\n",
-        replace="  Request request = line.connection.abandon();\n  line.connection.close();\n"
-        "  line.is_watched = false;\n",
+        find="  Request request = place.line->abandon();\n",
+        replace="  Request request = place.line->abandon();\n  place.line->close();\n",
         tests=_HAZARDS + "test_a_server_survives_that_nobody_waits_for_its_answer",
     ),
     Bug(

@@ -8,17 +8,16 @@
 #include <vector>
 
 #include "common/file.h"
-#include "store/remote/tcp_server.h"
+#include "store/remote/server_queue.h"
 #include "store/remote/transport.h"
 
 namespace kvcore {
 
-// InfiniStore over TCP: connections to several servers, on one thread with epoll. Thread safe where
-// the contract says so.
-class TcpTransport : public Transport {
+// Lines to several servers, on one thread with epoll. Thread safe where the contract says so.
+class LineTransport : public Transport {
  public:
-  explicit TcpTransport(const TcpOptions& options);
-  ~TcpTransport() override;
+  LineTransport(MakeLine make_line, const ServerOptions& options);
+  ~LineTransport() override;
 
   bool post(std::function<void()> task) override;
   ServerId add_server(const ServerAddress& address) override;
@@ -34,10 +33,11 @@ class TcpTransport : public Transport {
   bool answer_all(Clock::time_point now);
   int wait_ms(Clock::time_point now) const;
 
-  const TcpOptions options_;
+  const MakeLine make_line_;
+  const ServerOptions options_;
   File epoll_, wake_;
-  std::map<ServerId, std::unique_ptr<TcpServer>> servers_;
-  std::map<ServerId, std::unique_ptr<TcpServer>> leaving_;  // removed, and still draining
+  std::map<ServerId, std::unique_ptr<ServerQueue>> servers_;
+  std::map<ServerId, std::unique_ptr<ServerQueue>> leaving_;  // removed, and not gone yet
   uint32_t next_server_ = 0;
   // What was asked of servers that are gone; answered at the next turn.
   std::vector<std::function<void(const Reply&)>> orphans_;

@@ -1,4 +1,4 @@
-#include "store/remote/tcp_transport.h"
+#include "store/remote/line_transport.h"
 
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -14,7 +14,7 @@ namespace kvcore {
 namespace {
 
 constexpr uint64_t kWake = ~uint64_t{0};
-// When it ends: for answers that nobody wants any more.
+// When it ends: for answers that nobody wants any more, and processes that were killed.
 constexpr std::chrono::seconds kLastWait{1};
 
 uint64_t tag_of(ServerId server, uint32_t line) {
@@ -23,8 +23,9 @@ uint64_t tag_of(ServerId server, uint32_t line) {
 
 }  // namespace
 
-TcpTransport::TcpTransport(const TcpOptions& options)
-    : options_(options),
+LineTransport::LineTransport(MakeLine make_line, const ServerOptions& options)
+    : make_line_(std::move(make_line)),
+      options_(options),
       epoll_(epoll_create1(EPOLL_CLOEXEC)),
       wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (!epoll_.is_open() || !wake_.is_open()) throw_errno("cannot make an epoll");
@@ -33,29 +34,30 @@ TcpTransport::TcpTransport(const TcpOptions& options)
   thread_ = std::thread([this] { run(); });
 }
 
-TcpTransport::~TcpTransport() { stop(); }
+LineTransport::~LineTransport() { stop(); }
 
-ServerId TcpTransport::add_server(const ServerAddress& address) {
+ServerId LineTransport::add_server(const ServerAddress& address) {
   const ServerId id{next_server_++};
   auto watch = [this, id](int fd, bool is_new, uint32_t events, uint32_t line) {
     epoll_event event{.events = events, .data = {.u64 = tag_of(id, line)}};
     KV_CHECK(epoll_ctl(epoll_.fd(), is_new ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &event) == 0);
   };
-  servers_.emplace(id, std::make_unique<TcpServer>(address, options_, std::move(watch)));
+  servers_.emplace(id,
+                   std::make_unique<ServerQueue>(address, make_line_, options_, std::move(watch)));
   return id;
 }
 
-void TcpTransport::remove_server(ServerId server) {
+void LineTransport::remove_server(ServerId server) {
   const auto found = servers_.find(server);
   if (found == servers_.end()) return;
   // Whoever is told may submit to it once more, and is refused.
   auto node = servers_.extract(found);
-  node.mapped()->close();
-  node.mapped()->check(Clock::now());
-  if (node.mapped()->is_draining()) leaving_.emplace(server, std::move(node.mapped()));
+  node.mapped()->retire();
+  node.mapped()->answer();
+  if (node.mapped()->has_lines_to_end()) leaving_.emplace(server, std::move(node.mapped()));
 }
 
-bool TcpTransport::post(std::function<void()> task) {
+bool LineTransport::post(std::function<void()> task) {
   {
     std::lock_guard lock(mutex_);
     if (is_stopping_) return false;
@@ -67,18 +69,18 @@ bool TcpTransport::post(std::function<void()> task) {
   return true;
 }
 
-void TcpTransport::submit(ServerId server, Request request) {
+void LineTransport::submit(ServerId server, Request request) {
   const auto found = servers_.find(server);
   if (found != servers_.end()) return found->second->submit(std::move(request));
   orphans_.push_back(std::move(request.finish));
 }
 
-ServerStats TcpTransport::stats(ServerId server) const {
+ServerStats LineTransport::stats(ServerId server) const {
   const auto found = servers_.find(server);
   return found == servers_.end() ? ServerStats{.is_well = false} : found->second->stats();
 }
 
-void TcpTransport::stop() {
+void LineTransport::stop() {
   std::lock_guard stopping(stop_mutex_);
   if (!thread_.joinable()) return;
   {
@@ -90,7 +92,7 @@ void TcpTransport::stop() {
   thread_.join();
 }
 
-int TcpTransport::wait_ms(Clock::time_point now) const {
+int LineTransport::wait_ms(Clock::time_point now) const {
   Clock::time_point next = Clock::time_point::max();
   for (const auto& [id, server] : servers_) next = std::min(next, server->next_check());
   if (next == Clock::time_point::max()) return -1;
@@ -100,7 +102,7 @@ int TcpTransport::wait_ms(Clock::time_point now) const {
 }
 
 // Waits until something can be read or written, and does that.
-void TcpTransport::wait(int longest_ms) {
+void LineTransport::wait(int longest_ms) {
   std::array<epoll_event, 64> events;
   const int count = epoll_wait(epoll_.fd(), events.data(), events.size(), longest_ms);
   KV_CHECK(count >= 0 || errno == EINTR);
@@ -116,11 +118,11 @@ void TcpTransport::wait(int longest_ms) {
   }
 }
 
-void TcpTransport::run() {
+void LineTransport::run() {
   bool is_stopping = false;
   while (!is_stopping) {
     wait(wait_ms(Clock::now()));
-    std::erase_if(leaving_, [](const auto& entry) { return !entry.second->is_draining(); });
+    std::erase_if(leaving_, [](const auto& entry) { return !entry.second->has_lines_to_end(); });
     is_stopping = do_tasks();
     while (answer_all(Clock::now())) continue;
   }
@@ -129,12 +131,12 @@ void TcpTransport::run() {
   while (answer_all(Clock::now())) continue;
   for (const auto until = Clock::now() + kLastWait; !leaving_.empty() && Clock::now() < until;) {
     wait(/*longest_ms=*/10);
-    std::erase_if(leaving_, [](const auto& entry) { return !entry.second->is_draining(); });
+    std::erase_if(leaving_, [](const auto& entry) { return !entry.second->has_lines_to_end(); });
   }
   for (const auto& [id, server] : leaving_) server->leave_open();
 }
 
-bool TcpTransport::answer_all(Clock::time_point now) {
+bool LineTransport::answer_all(Clock::time_point now) {
   bool has_answered = !orphans_.empty();
   for (auto& finish : std::exchange(orphans_, {})) finish({});
   for (const auto& [id, server] : servers_) has_answered |= server->check(now);
@@ -142,7 +144,7 @@ bool TcpTransport::answer_all(Clock::time_point now) {
 }
 
 // Whether it is time to stop, when all that was posted before is done.
-bool TcpTransport::do_tasks() {
+bool LineTransport::do_tasks() {
   std::vector<std::function<void()>> tasks;
   bool is_stopping;
   {
