@@ -54,6 +54,21 @@ def infinistore(infinistore_installation: Installation) -> Iterator[InfiniStoreS
         yield server
 
 
+@pytest.fixture(scope="session")
+def rdma_python(
+    infinistore_installation: Installation, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """A Python for lines over RDMA, with the emulated card."""
+    path = tmp_path_factory.mktemp("rdma") / "python"
+    return infinistore_installation.write_rdma_python(path)
+
+
+@pytest.fixture
+def infinistore_rdma(infinistore: InfiniStoreServer, rdma_python: str) -> tuple[Any, str]:
+    """The server of the module, and what reaches it over RDMA."""
+    return infinistore, rdma_python
+
+
 @pytest.fixture
 def start_infinistore(
     infinistore_installation: Installation,

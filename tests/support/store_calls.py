@@ -58,7 +58,7 @@ KINDS = {
 
 # Mooncake where test_mooncake.py has made room for it.
 MOONCAKE = ["mooncake"] if os.environ.get("KVCORE_TEST_MOONCAKE") else []
-SERVERS = ["infinistore", "redis", "valkey", *MOONCAKE]
+SERVERS = ["infinistore", "infinistore_rdma", "redis", "valkey", *MOONCAKE]
 
 
 def on_server(kind: str, server: Any, fingerprint: bytes) -> NewStore:
@@ -68,6 +68,10 @@ def on_server(kind: str, server: Any, fingerprint: bytes) -> NewStore:
         if kind == "infinistore":
             servers = [Server(*server.address)]
             return InfiniStoreStore(servers, fingerprint, value_bytes, stall_s=WAIT_S)
+        if kind == "infinistore_rdma":
+            tcp, python = server
+            options = {"transport": "rdma", "rdma_python": python, "stall_s": WAIT_S}
+            return InfiniStoreStore([Server(*tcp.address)], fingerprint, value_bytes, **options)
         if kind == "mooncake":
             return MooncakeStore(
                 server.address, fingerprint, value_bytes, client=server.client, stall_s=WAIT_S
