@@ -1,4 +1,4 @@
-"""Blocks over RDMA: what its processes suffer the engine does not, and they leave nothing behind."""
+"""Blocks over RDMA: what its processes suffer the engine does not, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -138,9 +138,11 @@ def test_a_process_that_is_killed_fails_what_it_was_asked(
     assert not batch.is_quiet()
     start = time.monotonic()
     os.kill(pid, signal.SIGKILL)
-    assert set(outcomes(batch)) <= {Outcome.FAILED, Outcome.MISS}
+    assert Outcome.TIMED_OUT not in outcomes(batch)  # it may be asked again, elsewhere
     wait_quiet(batch)
     assert time.monotonic() - start < 5.0
+    [stats] = node.store.server_stats().values()
+    assert stats.failed >= 1
     assert node.get(hashes) == [Outcome.DONE] * 8
     assert processes_of(os.getpid()) != [pid]
 
