@@ -74,9 +74,9 @@ class InfiniStoreStore(CoreStore):
         What a server allocates at least, its ``--minimal-allocate-size``.
     replicas : int
         Servers that keep each value.
-    connections : int
-        To each server. Each over RDMA is a process, and 0.5 GB of locked memory there and on the
-        server.
+    connections : int, optional
+        To each server: 4 over TCP, 2 over RDMA. There, each is a process, and 0.5 GB of locked
+        memory on both sides.
     stall_s : float
         A server that has requests and says nothing for so long is given up.
     first_probe_s, last_probe_s : float
@@ -116,7 +116,7 @@ class InfiniStoreStore(CoreStore):
         chunk_blocks: int | None = None,
         granule_bytes: int = 64 << 10,
         replicas: int = 1,
-        connections: int = 4,
+        connections: int | None = None,
         stall_s: float = 0.05,
         first_probe_s: float = 0.1,
         last_probe_s: float = 5.0,
@@ -130,6 +130,9 @@ class InfiniStoreStore(CoreStore):
     ) -> None:
         if chunk_blocks is None:
             chunk_blocks = chunk_blocks_for(value_bytes, granule_bytes)
+        command = line_command(transport, rdma_python, rdma_device)
+        if connections is None:
+            connections = 4 if command is None else 2
         scope = hashlib.blake2b(
             f"infinistore {value_bytes} {chunk_blocks}".encode(), key=fingerprint, digest_size=16
         ).digest()
@@ -146,7 +149,7 @@ class InfiniStoreStore(CoreStore):
             patience_s=patience_s,
             max_queued_bytes=max_queued_bytes,
             max_queue_delay_s=max_queue_delay_s,
-            line_command=line_command(transport, rdma_python, rdma_device),
+            line_command=command,
         )
         self._chunk_blocks = chunk_blocks
         self._watcher: Watcher | None = None
