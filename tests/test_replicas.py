@@ -12,6 +12,7 @@ from support.batches import WAIT_S, chain
 from support.fake_server import FakeServer, HonestScript, Request
 from support.infinistore import InfiniStoreServer
 from support.infinistore_node import Node
+from support.proxy import Proxy
 
 from kvcore.stores import Outcome, Server
 
@@ -98,6 +99,25 @@ def test_a_server_that_is_late_is_waited_for_where_no_other_has_it(
         reader = Node(fingerprint, *addresses, **options)
         for hashes in chains:
             assert set(reader.get(hashes)) == {Outcome.DONE}
+        reader.store.close()
+
+
+def test_a_server_that_is_only_busy_is_waited_for(
+    start_infinistore: Start, fingerprint: bytes
+) -> None:
+    """What waits longer than `patience_s` for its turn goes to no other server meanwhile."""
+    servers = [start_infinistore(), start_infinistore()]
+    with Proxy(servers[0].address) as one, Proxy(servers[1].address) as other:
+        options = {"replicas": 2, "patience_s": 0.15, "connections": 1, "chunk_blocks": 1}
+        addresses = one.address, other.address
+        writer, reader = (Node(fingerprint, *addresses, **options) for _ in range(2))
+        hashes = chain(100)
+        assert set(writer.put(hashes)) == {Outcome.DONE}
+        one.delay_ms = other.delay_ms = 5
+        assert set(reader.get(hashes)) == {Outcome.DONE}
+        stats = reader.store.server_stats().values()
+        assert [server.timed_out for server in stats] == [0, 0]
+        writer.store.close()
         reader.store.close()
 
 

@@ -84,7 +84,8 @@ class InfiniStoreStore(CoreStore):
     record_age_s : float
         How long a process relies on where it knows a value to be.
     patience_s : float
-        How long the first of several replicas has to answer.
+        How long one of several replicas may say nothing, to anybody, before the next is asked. One
+        that is only busy is waited for.
     max_queued_bytes : int
         What may wait to be written. What is above is not written.
     max_queue_delay_s : float

@@ -29,7 +29,7 @@ struct RemoteOptions {
   Clock::duration max_queue_delay = std::chrono::seconds(2);
   // After that a record is asked for again, so that the server does not forget it before its value.
   Clock::duration record_age = std::chrono::seconds(60);
-  // How long the first of several servers has to answer before the next is asked.
+  // How long one of several servers may say nothing before the next is asked.
   Clock::duration patience = std::chrono::milliseconds(20);
   size_t most_known = size_t{1} << 20;
 };

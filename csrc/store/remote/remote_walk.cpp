@@ -265,7 +265,10 @@ void RemoteWalk::end(const Shared& cursor, uint64_t end, Outcome outcome) {
 
 void RemoteWalk::submit(const Cursor& cursor, Request request) {
   ++under_way_;
-  request.deadline = deadline_of(cursor);
+  request.deadline = batch_->deadline();
+  // The last server has all the time that there is, and in the last round each.
+  const bool is_last = cursor.is_last_round || cursor.server + 1 == cursor.servers.size();
+  if (!is_last) request.patience = context_.options.patience;
   request.is_wanted = [batch = batch_, key = cursor.run.key_of(cursor.at)] {
     return batch->is_wanted(key);
   };
@@ -276,12 +279,6 @@ void RemoteWalk::submit(const Cursor& cursor, Request request) {
     self->go_on();
   };
   context_.transport->submit(cursor.servers[cursor.server], std::move(request));
-}
-
-// The last server has all the time that there is, and in the last round each.
-Clock::time_point RemoteWalk::deadline_of(const Cursor& cursor) const {
-  if (cursor.is_last_round || cursor.server + 1 == cursor.servers.size()) return batch_->deadline();
-  return std::min(batch_->deadline(), Clock::now() + context_.options.patience);
 }
 
 }  // namespace kvcore

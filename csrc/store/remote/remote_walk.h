@@ -38,7 +38,7 @@ class RemoteWalk : public std::enable_shared_from_this<RemoteWalk> {
     size_t server = 0;             // the one that is asked now
     bool is_from_memory = false;   // nobody was asked for the record
     bool is_corrupt = false;       // on some server
-    bool was_hurried = false;      // a server had less time than there is
+    bool was_hurried = false;      // nobody waited for a server as long as there is time
     bool is_last_round = false;    // every server has all of it
     uint64_t removed_until = 0;    // position
     Answer worst = Answer::kMiss;  // of the servers' answers
@@ -62,7 +62,6 @@ class RemoteWalk : public std::enable_shared_from_this<RemoteWalk> {
   void repair(const Cursor& cursor);
   void refill_others(const Cursor& cursor, const KnownChunk& chunk);
   void submit(const Cursor& cursor, Request request);
-  Clock::time_point deadline_of(const Cursor& cursor) const;
 
   RemoteContext& context_;
   const Purpose purpose_;

@@ -42,6 +42,7 @@ void ServerQueue::submit(Request request) {
     return;
   }
   next_expiry_ = std::min(next_expiry_, request.deadline);
+  least_patience_ = std::min(least_patience_, request.patience);
   (request.is_write() ? writes_ : reads_).push_back(std::move(request));
 }
 
@@ -118,7 +119,7 @@ Clock::time_point ServerQueue::next_check() const noexcept {
     }
   }
   if (breaker_ == Breaker::kOpen) return std::min(next, next_probe_);
-  return std::min({next, next_expiry_, stalls_at()});
+  return std::min({next, next_expiry_, impatient_at(), stalls_at()});
 }
 
 bool ServerQueue::is_waiting_for_server() const {
@@ -126,11 +127,33 @@ bool ServerQueue::is_waiting_for_server() const {
                              [](const Place& place) { return place.line->waits_for_server(); });
 }
 
-Clock::time_point ServerQueue::stalls_at() const {
-  if (!is_waiting_for_server()) return Clock::time_point::max();
+std::optional<Clock::time_point> ServerQueue::silent_since() const {
+  if (!is_waiting_for_server()) return std::nullopt;
   Clock::time_point last = waiting_since_;
   for (const Place& place : places_) last = std::max(last, place.line->last_progress());
-  return last + options_.stall;
+  return last;
+}
+
+Clock::time_point ServerQueue::stalls_at() const {
+  const auto since = silent_since();
+  return since ? *since + options_.stall : Clock::time_point::max();
+}
+
+Clock::time_point ServerQueue::impatient_at() const {
+  const auto since = silent_since();
+  Clock::duration patience = least_patience_;
+  for (const Place& place : places_) {
+    if (place.line->state() != Line::State::kBusy) continue;
+    patience = std::min(patience, place.line->request().patience);
+  }
+  const bool has_none = !since || patience == Clock::duration::max();
+  return has_none ? Clock::time_point::max() : *since + patience;
+}
+
+bool ServerQueue::is_over(const Request& request, Clock::time_point now) const {
+  if (now >= request.deadline) return true;
+  const auto since = silent_since();
+  return since && now - *since >= request.patience;
 }
 
 void ServerQueue::give_up(Clock::time_point now) {
@@ -167,6 +190,7 @@ void ServerQueue::close() {
     queue->clear();
   }
   next_expiry_ = Clock::time_point::max();
+  least_patience_ = Clock::duration::max();
   has_failed_to_connect_ = false;
   failures_in_a_row_ = 0;
 }
@@ -231,24 +255,28 @@ void ServerQueue::check_probe(Clock::time_point now) {
 }
 
 void ServerQueue::expire(Clock::time_point now) {
-  for (Place& place : places_) {
-    if (place.line->state() == Line::State::kBusy && now >= place.line->request().deadline) {
-      abandon(place, Answer::kTimedOut);
+  const bool is_impatient = now >= impatient_at();
+  if (is_impatient || now >= next_expiry_) {
+    next_expiry_ = Clock::time_point::max();
+    least_patience_ = Clock::duration::max();
+    for (auto* queue : {&reads_, &writes_}) {
+      std::deque<Request> rest;
+      for (Request& request : *queue) {
+        if (is_over(request, now)) {
+          finished_.push_back({std::move(request), {.answer = Answer::kTimedOut}});
+        } else {
+          next_expiry_ = std::min(next_expiry_, request.deadline);
+          least_patience_ = std::min(least_patience_, request.patience);
+          rest.push_back(std::move(request));
+        }
+      }
+      *queue = std::move(rest);
     }
   }
-  if (now < next_expiry_) return;
-  next_expiry_ = Clock::time_point::max();
-  for (auto* queue : {&reads_, &writes_}) {
-    std::deque<Request> rest;
-    for (Request& request : *queue) {
-      if (now >= request.deadline) {
-        finished_.push_back({std::move(request), {.answer = Answer::kTimedOut}});
-      } else {
-        next_expiry_ = std::min(next_expiry_, request.deadline);
-        rest.push_back(std::move(request));
-      }
+  for (Place& place : places_) {
+    if (place.line->state() == Line::State::kBusy && is_over(place.line->request(), now)) {
+      abandon(place, Answer::kTimedOut);
     }
-    *queue = std::move(rest);
   }
 }
 

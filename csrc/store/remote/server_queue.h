@@ -79,7 +79,10 @@ class ServerQueue {
   void on_ready(Place& place, uint32_t events);
   void end(Place& place);
   void watch(Place& place);
+  bool is_over(const Request& request, Clock::time_point now) const;
+  Clock::time_point impatient_at() const;
   Clock::time_point stalls_at() const;
+  std::optional<Clock::time_point> silent_since() const;  // while it is waited for
   bool is_waiting_for_server() const;
 
   const ServerOptions options_;
@@ -87,7 +90,9 @@ class ServerQueue {
   std::vector<Place> places_;
   std::deque<Request> reads_, writes_;
   uint32_t turn_ = 0;
-  Clock::time_point next_expiry_ = Clock::time_point::max();  // of the queue; none is before
+  // Of the queue; none is before, nor has less.
+  Clock::time_point next_expiry_ = Clock::time_point::max();
+  Clock::duration least_patience_ = Clock::duration::max();
   Clock::time_point waiting_since_{};     // for the server; a word from it counts as well
   std::vector<Line::Finished> finished_;  // to be answered
   Breaker breaker_ = Breaker::kClosed;

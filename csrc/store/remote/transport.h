@@ -22,7 +22,7 @@ enum class Answer : uint8_t {
   kDone,
   kMiss,      // a value to get is not there
   kFull,      // no room for a value to put
-  kTimedOut,  // the request's deadline came first
+  kTimedOut,  // the request's deadline came first, or its patience ended
   kFailed,    // the server is not there, broke off, or made no sense
 };
 
@@ -43,6 +43,9 @@ struct Request {
   // Of a value: memory one after the other. A value of another size is a failure of the server's.
   std::vector<std::span<std::byte>> pieces{};  // only read, for kPut
   Clock::time_point deadline{};
+  // Of a question that another server could answer as well: when this one has said nothing for so
+  // long, to anybody, it is answered kTimedOut. A server that is only busy is waited for.
+  Clock::duration patience = Clock::duration::max();
   // Whether it is still worth beginning; none: always.
   std::function<bool()> is_wanted{};
   // Called once, on the transport's thread. The memory of the pieces is free by then, whatever

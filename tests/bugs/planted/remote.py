@@ -149,4 +149,13 @@ BUGS = [
         replace="turns_left = kReceivesATurn; turns_left > 0; --turns_left) {",
         tests="test_large_values.py::test_a_value_that_another_wrote_too_large_is_no_answer",
     ),
+    Bug(
+        name="remote-a-busy-server-is-late",
+        why="a link that is full is filled again with what is asked of the next server",
+        files=_WALK,
+        find="if (!is_last) request.patience = context_.options.patience;",
+        replace="if (!is_last) request.deadline = std::min(request.deadline, Clock::now() + "
+        "context_.options.patience);",
+        tests=_REPLICAS + "test_a_server_that_is_only_busy_is_waited_for",
+    ),
 ]
