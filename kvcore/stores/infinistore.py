@@ -92,7 +92,7 @@ class InfiniStoreStore(CoreStore):
         What would wait longer, by the speed of late, is not written.
     transport : {"tcp", "rdma", "auto"}
         RDMA needs ``kvcore[infinistore]``, and servers of IPv4 addresses; "auto" is RDMA where that
-        is installed and this machine has a device. See docs/data_plane.md.
+        is installed and this machine has a device. See docs/infinistore.md.
     rdma_python : str, optional
         A Python that has the package, where this one has not.
     rdma_device : str, optional
