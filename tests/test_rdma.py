@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -321,7 +322,12 @@ def test_processes_end_with_the_engine(
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
         engine.kill()
-    until(lambda: not any(is_running(pid) for pid in pids), 5)
+    try:
+        until(lambda: not any(is_running(pid) for pid in pids), 5)
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def is_running(pid: int) -> bool:

@@ -147,10 +147,11 @@ def main() -> None:
         print(f"kvcore: no RDMA to {host}:{port}: {error}", file=sys.stderr)
         return
     line = Line(client, mmap.mmap(_MEMORY, 0))
-    asks = socket.socket(fileno=_SOCKET)
-    asks.send(_ANSWER.pack(_READY, 0))
-    with suppress(OSError):
-        line.serve(asks, socket_to(host, int(port)))
+    client_socket = socket_to(host, int(port))
+    with suppress(BrokenPipeError):
+        asks = socket.socket(fileno=_SOCKET)
+        asks.send(_ANSWER.pack(_READY, 0))
+        line.serve(asks, client_socket)
 
 
 if __name__ == "__main__":

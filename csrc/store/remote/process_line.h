@@ -8,27 +8,11 @@
 
 #include "common/child_process.h"
 #include "common/file.h"
+#include "common/shared_pages.h"
 #include "store/checksum.h"
 #include "store/remote/line.h"
 
 namespace kvcore {
-
-// Memory that another process can be given.
-class SharedPages {
- public:
-  SharedPages() = default;
-  explicit SharedPages(size_t bytes);  // throws std::system_error
-  ~SharedPages();
-  SharedPages(SharedPages&& other) noexcept;
-  SharedPages& operator=(SharedPages&& other) noexcept;
-
-  std::span<std::byte> bytes() const noexcept { return bytes_; }
-  int fd() const noexcept { return file_.fd(); }
-
- private:
-  File file_;
-  std::span<std::byte> bytes_;
-};
 
 // A line that another process carries, over RDMA, with InfiniStore's own client: that one takes
 // over signal handlers and the environment, has no time limits, and ends its process where it does

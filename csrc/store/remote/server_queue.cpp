@@ -178,6 +178,7 @@ void ServerQueue::recover() {
   probe_delay_ = options_.first_probe;
 }
 
+// Fails all, which is answered later.
 void ServerQueue::close() {
   for (Place& place : places_) {
     if (place.line->state() == Line::State::kBusy) abandon(place, Answer::kFailed);

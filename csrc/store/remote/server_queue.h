@@ -29,7 +29,7 @@ struct ServerOptions {
 // at once, until it answers something: what it still owed, or, asked now and then, whether a key
 // exists.
 //
-// Used by one thread. Answers are given from check() alone, which may submit more.
+// Used by one thread. Answers are given from check() and answer() alone, and may submit more.
 class ServerQueue {
  public:
   // What to wait for on the descriptor of a line; `is_new`: it was not waited for before.
@@ -46,9 +46,7 @@ class ServerQueue {
   // The last part of check(): gives the answers that there are.
   bool answer();
   Clock::time_point next_check() const noexcept;
-  // Fails all, which check() then answers.
-  void close();
-  // Nobody asks any more: close(), and every line goes as soon as it may.
+  // Nobody asks any more: fails all, and every line goes as soon as it may.
   void retire();
   bool has_lines_to_end() const noexcept;
   // The end of this process ends what is left.
@@ -65,6 +63,7 @@ class ServerQueue {
     Clock::time_point started{};  // of the request under way
   };
 
+  void close();
   void give_up(Clock::time_point now);
   void put_off_probe(Clock::time_point now);
   void start_probe(Clock::time_point now);
