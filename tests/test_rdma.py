@@ -111,6 +111,42 @@ def test_many_threads_share_few_lines(new_rdma_node: Callable[..., Node]) -> Non
     assert wrong == []
 
 
+EVERY_QUESTION = """
+import mmap, os, runpy, sys
+module = runpy.run_path(sys.argv[1])
+client = module["connect"]("127.0.0.1", int(sys.argv[2]), "", 1, "Ethernet")
+memory = mmap.mmap(-1, 4 << 20)
+line = module["Line"](client, memory)
+get, put, contains, match, remove = range(5)
+done, miss, full, refused = range(4)
+memory[:5] = b"value"
+for key in ("every-0", "every-1"):
+    assert line.do(get, [key], 5) == (miss, 0)
+    assert line.do(contains, [key], 0) == (done, 0)
+    assert line.do(put, [key], 5) == (done, 0)
+    assert line.do(contains, [key], 0) == (done, 1)
+memory[:5] = bytes(5)
+assert line.do(get, ["every-0"], 5) == (done, 0) and memory[:5] == b"value"
+assert line.do(get, ["every-0"], 4) == (refused, 0)
+assert line.do(match, ["every-0", "every-1", "none"], 0) == (done, 2)
+assert line.do(match, ["none"], 0) == (done, 0)
+assert line.do(remove, ["every-0", "none"], 0) == (done, 1)
+assert line.do(get, ["every-0"], 5) == (miss, 0)
+os._exit(0)
+"""
+
+
+def test_every_question_is_answered(infinistore: InfiniStoreServer, rdma_python: str) -> None:
+    line = Path(rdma.__file__).with_name("rdma_line.py")
+    done = subprocess.run(
+        [rdma_python, "-c", EVERY_QUESTION, line, str(infinistore.port)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # --- What happens to the processes ---------------------------------------------------------------
 
 
