@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -169,6 +169,43 @@ def test_a_server_survives_that_nobody_waits_for_its_answer(
         time.sleep(0.02)
     assert np.array_equal(slab, payload(hashes, block_bytes))
     store.close()
+
+
+def test_what_nobody_waits_for_any_more_is_read_to_its_end(fingerprint: bytes) -> None:
+    """A connection that were closed with an answer on its way would end the real server."""
+    honest = HonestScript()
+    goes_on = threading.Event()
+
+    def slow(request: Request) -> Any:
+        answer = honest(request)
+        if request.operation != b"G" or not isinstance(answer, bytes) or len(answer) < 1000:
+            return answer
+
+        def parts() -> Iterator[bytes]:
+            yield answer[:1000]
+            goes_on.wait(WAIT_S)
+            yield answer[1000:]
+
+        return parts()
+
+    ended: list[OSError | None] = []
+    with FakeServer(slow) as server:
+        server.on_end = ended.append
+        node = Node(fingerprint, server.address, connections=1, stall_s=WAIT_S)
+        hashes = chain(8)
+        assert node.put(hashes) == [Outcome.DONE] * 8
+        late = node.store.get_into(
+            hashes, node.slab, np.arange(8), 0.1, positions=np.arange(8, dtype=np.uint32)
+        )
+        assert set(outcomes(late)) == {Outcome.TIMED_OUT}
+        wait_quiet(late)
+        time.sleep(0.1)
+        assert ended == []
+        goes_on.set()
+        assert node.get(hashes) == [Outcome.DONE] * 8
+        assert {request.connection for request in server.requests} == {0}
+        node.store.close()
+        assert server.errors == []
 
 
 def test_a_server_that_was_restarted_empty_in_the_middle_of_reads(

@@ -110,14 +110,16 @@ struct RemoteContext {
     stats.read_bytes += chunk_bytes(static_cast<uint32_t>(num_blocks));
   }
   // A value was written that waited since then. Counts from the end of the one before it: many are
-  // on their way at a time, and how long each was does not tell what all servers take together.
+  // on their way at a time, and how long each was does not tell what all servers take together. The
+  // first ones, which wait for connections, tell little: there is no rate before there are some.
   void note_write(uint64_t bytes, Clock::time_point since) {
     const auto now = Clock::now();
     const std::chrono::duration<double> took = now - std::max(since, last_write);
     last_write = now;
     const double per_byte = took.count() / static_cast<double>(bytes);
-    write_seconds_per_byte += (per_byte - write_seconds_per_byte) / (write_rate == 0 ? 1 : 16);
-    write_rate = 1 / std::max(write_seconds_per_byte, 1e-12);
+    writes = std::min(writes + 1, kWritesOfRate);
+    write_seconds_per_byte += (per_byte - write_seconds_per_byte) / writes;
+    if (writes == kWritesOfRate) write_rate = 1 / std::max(write_seconds_per_byte, 1e-12);
   }
 
   const RemoteOptions options;
@@ -144,6 +146,8 @@ struct RemoteContext {
   std::atomic<bool> is_closing{false};
   std::atomic<uint64_t> queued_bytes{0};  // safe
   std::atomic<double> write_rate{0};      // bytes a second, a moving average; 0: not known; safe
+  static constexpr uint32_t kWritesOfRate = 16;
+  uint32_t writes = 0;  // so many, or more
   double write_seconds_per_byte = 0;
   Clock::time_point last_write{};
   std::mutex stats_mutex;
