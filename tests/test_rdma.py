@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -305,7 +304,7 @@ def test_no_process_harms_the_engine(fingerprint: bytes, tmp_path: Path, liar: s
 
 
 ENGINE = """
-import faulthandler, json, os, sys
+import faulthandler, os, sys, time
 sys.path.insert(0, sys.argv[1])
 faulthandler.enable()
 from support.batches import chain
@@ -337,26 +336,34 @@ def test_the_engine_is_as_it_was(infinistore: InfiniStoreServer, rdma_python: st
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("stops", [False, True])
+@pytest.mark.parametrize("hangs", [False, True])
 def test_processes_end_with_the_engine(
-    infinistore: InfiniStoreServer, rdma_python: str, stops: bool
+    start_infinistore: Start, rdma_python: str, hangs: bool
 ) -> None:
-    """However it ends, and where they can not notice it."""
-    code = ENGINE + "print(json.dumps(before[2]), flush=True)\nsys.stdin.read()\n"
+    """However it ends, and where they wait for a server and can not notice it."""
+    server = start_infinistore()
+    code = (
+        ENGINE
+        + "print(before[2], flush=True)\nsys.stdin.readline()\n"
+        + "late = [node.store.get_into(hashes[i:i+1], node.slab, [i], 30.0) for i in range(16)]\n"
+        + "time.sleep(0.2)\nprint('asked', flush=True)\nsys.stdin.read()\n"
+    )
     engine = subprocess.Popen(
-        [*PYTHON, "-c", code, Path(__file__).parent, str(infinistore.port), rdma_python],
+        [*PYTHON, "-c", code, Path(__file__).parent, str(server.port), rdma_python],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     with engine:
+        assert engine.stdin is not None
         assert engine.stdout is not None
-        assert json.loads(engine.stdout.readline()) is False
+        assert engine.stdout.readline() == "False\n"
         pids = processes_of(engine.pid)
         assert len(pids) == 2
-        if stops:
-            for pid in pids:
-                os.kill(pid, signal.SIGSTOP)
+        if hangs:
+            server.freeze()
+            print(file=engine.stdin, flush=True)
+            assert engine.stdout.readline() == "asked\n"
         engine.kill()
     try:
         until(lambda: not any(is_running(pid) for pid in pids), 5)
