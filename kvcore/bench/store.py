@@ -139,26 +139,14 @@ class _Cases:
             kvcore, loop = self._bed(_random_blocks(self.num_blocks, self.block_bytes), stack)
             yield self._measure_saves(kvcore, loop)
             check("store: written", kvcore.save(), _ALL_DONE)
-            ours = Contender(
-                lambda _: kvcore.fetch(),
-                partial(_forget, kvcore),
-                always((_ALL_DONE, True)),
-                lambda outcomes: (outcomes, kvcore.is_right()),
-            )
-            yield self._measure_fetches("", ours, loop)
+            yield self._measure_fetches("", _fetching(kvcore), loop)
 
     def as_fp8(self) -> Iterator[Row]:
         with ExitStack() as stack:
             pages = _Pages(self.num_blocks, self.block_bytes)
             kvcore, loop = self._bed(pages.converted, stack)
             check("store: written", kvcore.save(), _ALL_DONE)
-            ours = Contender(
-                lambda _: kvcore.fetch(),
-                partial(_forget, kvcore),
-                always((_ALL_DONE, True)),
-                lambda outcomes: (outcomes, kvcore.is_right()),
-            )
-            yield self._measure_fetches(" as fp8", ours, loop)
+            yield self._measure_fetches(" as fp8", _fetching(kvcore), loop)
 
             def prepare(round_: int) -> None:
                 pages.clear()
@@ -263,6 +251,15 @@ def _forget(kvcore: KvcoreStore, _: int) -> None:
     """Before a fetch: what was fetched, and the records."""
     kvcore.clear()
     sleep(2 * RECORD_AGE_S)
+
+
+def _fetching(kvcore: KvcoreStore) -> Contender:
+    return Contender(
+        lambda _: kvcore.fetch(),
+        partial(_forget, kvcore),
+        always((_ALL_DONE, True)),
+        lambda outcomes: (outcomes, kvcore.is_right()),
+    )
 
 
 class _Pages:
