@@ -96,6 +96,7 @@ class Ward:
         for server in self.servers:
             if not server.is_alive():
                 self.done["ended by itself"] += 1
+                print("stress: a server ended by itself:", server.log()[-2000:], file=sys.stderr)
                 server.restart()
 
     def _frozen_server(self) -> None:
