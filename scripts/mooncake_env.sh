@@ -14,6 +14,13 @@ fail() {
   exit 1
 }
 
+# The library of RDMA's verbs, which the wheel is linked to; installed where that needs no password.
+try_to_install_verbs() {
+  ldconfig -p | grep 'libibverbs\.so\.1 ' >/dev/null && return
+  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 0
+  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y libibverbs1; } >&2 || true
+}
+
 make_packages() {
   local packages=$1 making
   making=$(mktemp -d "$cache/making-XXXXXX")
@@ -22,6 +29,7 @@ make_packages() {
   "$python" -m pip --disable-pip-version-check install -q --no-deps --only-binary :all: \
     --retries 2 --timeout 15 --target "$making/packages" -r "$lock" >"$making/log" 2>&1 ||
     fail "cannot install $lock: $(grep -m 1 ERROR "$making/log" || tail -n 1 "$making/log")"
+  try_to_install_verbs
   PYTHONPATH=$making/packages "$python" -c 'import mooncake.store' >"$making/log" 2>&1 ||
     fail "mooncake does not run here: $(tail -n 1 "$making/log")"
   chmod 755 "$making/packages"
@@ -39,4 +47,5 @@ mkdir -p "$cache"
 exec 9>"$cache/mooncake.lock"
 flock 9
 [ -x "$packages/mooncake/mooncake_master" ] || make_packages "$packages"
+try_to_install_verbs
 printf '%s\n' "$packages"
